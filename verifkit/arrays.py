@@ -126,7 +126,7 @@ def convolve_transpose(
     dilations: Sequence[int],
     groups: int,
 ) -> Array:
-    """The transpose of `convolve` as a linear map: (batch, out_channels, *spatial_out) to (batch, channels, *spatial)."""
+    """The transpose of `convolve` as a linear map: (batch, out_channels, *out) to (batch, channels, *spatial)."""
     if is_torch_array(y):
         return _torch_convolve_transpose(y, weight, spatial, strides, pads, dilations, groups)
     batch, out_channels = y.shape[:2]

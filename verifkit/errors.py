@@ -47,3 +47,14 @@ class MissingPackage(VerifkitError):
 
 class SuiteError(VerifkitError):
     """A suite file or benchmark folder that cannot be used, or an output folder that cannot be written."""
+
+
+class VnnlibError(PropertyError):
+    """VNN-LIB text that breaks the grammar: `source` names the file, `line` and `column` count from 1."""
+
+    def __init__(self, what: str, line: int, column: int, source: str = "") -> None:
+        self.what, self.line, self.column, self.source = what, line, column, source
+        super().__init__(f"{source or 'VNN-LIB text'}, line {line}, column {column}: {what}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.what, self.line, self.column, self.source)

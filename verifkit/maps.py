@@ -163,7 +163,7 @@ class Select(LinearMap):
         return 1
 
     @cached_property
-    def adjoint_terms(self) -> int:  # type: ignore[override]
+    def adjoint_terms(self) -> int:
         used = self.index[self.index >= 0]
         return int(np.bincount(used).max()) if used.size else 1
 
@@ -255,7 +255,7 @@ class Scale(LinearMap):
         return self.apply(y)
 
     @cached_property
-    def absolute(self) -> LinearMap:  # type: ignore[override]
+    def absolute(self) -> LinearMap:
         return replace(self, factor=namespace(self.factor).abs(self.factor))
 
     def entries(self) -> Entries:
@@ -297,7 +297,7 @@ class Dense(LinearMap):
         return y @ self.weight
 
     @cached_property
-    def absolute(self) -> LinearMap:  # type: ignore[override]
+    def absolute(self) -> LinearMap:
         return replace(self, weight=namespace(self.weight).abs(self.weight))
 
     def entries(self) -> Entries:
@@ -340,11 +340,11 @@ class Conv(LinearMap):
 
     @property
     def terms(self) -> int:
-        return math.prod(self.weight.shape[1:])
+        return int(math.prod(self.weight.shape[1:]))
 
     @property
     def adjoint_terms(self) -> int:
-        return int(self.weight.shape[0]) // self.groups * math.prod(self.weight.shape[2:])
+        return int(self.weight.shape[0]) // self.groups * int(math.prod(self.weight.shape[2:]))
 
     def apply(self, x: Array) -> Array:
         xp, lead = namespace(x), _lead(x, self.in_shape)
@@ -368,7 +368,7 @@ class Conv(LinearMap):
         return xp.reshape(x, (*lead, *self.in_shape))
 
     @cached_property
-    def absolute(self) -> LinearMap:  # type: ignore[override]
+    def absolute(self) -> LinearMap:
         return replace(self, weight=namespace(self.weight).abs(self.weight))
 
     def entries(self) -> Entries:

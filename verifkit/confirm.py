@@ -1,0 +1,132 @@
+"""Replays a candidate counterexample: nothing is called VIOLATED before it passed here.
+
+A candidate is confirmed by onnxruntime on the original bytes in the model's own precision, or by exact rational
+evaluation under `real` semantics. Where both can be had and the exact one says that the point is safe, the point is no
+witness, whatever the floats say: no definite verdict may differ from the exact one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from verifkit.evidence import Replay, Witness
+from verifkit.exact import can_evaluate_exactly, evaluate_exactly
+from verifkit.model import Model
+from verifkit.properties import Box, InputSet, LpBall, Property
+from verifkit.query import Query
+
+COMPETITION_TOLERANCE = Fraction(1, 10_000)
+
+
+def confirm(query: Query, candidate: Sequence[Fraction] | np.ndarray) -> Witness | None:
+    """The witness at or next to `candidate` (flat), or None where no replay confirms one.
+
+    The point is first moved to the nearest input that the model can be fed (floats of its precision inside the
+    effective set); failing that, the candidate itself is tried in exact arithmetic. Every point tried lies in the
+    effective input set.
+    """
+    for x in _feedable(query, candidate):
+        witness = _replay(query, x)
+        if witness is not None:
+            return witness
+    return None
+
+
+def violates(prop: Property, x: Sequence[Fraction], y: Sequence[Fraction]) -> bool:
+    """Whether (x, y) lies in the unsafe set, exactly."""
+    return any(all(row.satisfied(x, y) for row in disjunct.constraints) for disjunct in prop.unsafe)
+
+
+def in_effective_set(region: InputSet, x: Sequence[Fraction], dtype: type[np.floating[Any]]) -> bool:
+    """Exact membership in the effective set: the widened box, or the ball as written."""
+    if isinstance(region, LpBall):
+        return region.contains(x)
+    lower, upper = region.floats(dtype)
+    return all(Fraction(lo) <= v <= Fraction(hi) for lo, v, hi in zip(lower.tolist(), x, upper.tolist(), strict=True))
+
+
+def _fractions(values: np.ndarray) -> tuple[Fraction, ...]:
+    return tuple(Fraction(v) for v in values.astype(np.float64).reshape(-1).tolist())
+
+
+def _feedable(query: Query, candidate: Sequence[Fraction] | np.ndarray) -> Iterator[tuple[Fraction, ...]]:
+    """Points of the effective set to try: floats of the model's precision, then the candidate as it is."""
+    region, dtype = query.prop.input_set, query.model.dtype
+    point = np.array([float(v) for v in np.asarray(candidate, dtype=object).reshape(-1)])
+    if point.size != query.prop.n_inputs or not np.isfinite(point).all():
+        return
+    if isinstance(region, Box):
+        lower, upper = region.floats(dtype)
+        yield _fractions(np.clip(point.astype(dtype).astype(np.float64), lower, upper))
+    else:
+        # Rounding may leave the ball by an ulp: shrink towards the center until the exact test passes.
+        center = np.array([float(c) for c in region.center])
+        box = region.clip
+        for shrink in (0.0, 1e-7, 1e-6, 1e-5, 1e-4):
+            near = center + (point - center) * (1.0 - shrink)
+            if box is not None:
+                near = np.clip(near, *(np.array([float(v) for v in end]) for end in (box.lower, box.upper)))
+            x = _fractions(near.astype(dtype))
+            if region.contains(x):
+                yield x
+                break
+    exact = tuple(Fraction(v) for v in np.asarray(candidate, dtype=object).reshape(-1))
+    if in_effective_set(region, exact, dtype):
+        yield exact
+
+
+def _replay(query: Query, x: tuple[Fraction, ...]) -> Witness | None:
+    model, prop = query.model, query.prop
+    replays: dict[str, Replay] = {}
+    fed = np.array([float(v) for v in x])
+    if all(Fraction(v) == e for v, e in zip(fed.astype(model.dtype).astype(np.float64).tolist(), x, strict=True)):
+        replays["onnxruntime"] = _float_replay("onnxruntime", model(fed[None])[0], prop, x)
+    network = model.network
+    if network is not None:
+        y = network.evaluate(fed.reshape(network.input_shape))
+        replays["float64"] = _float_replay("float64", y, prop, x)
+        if can_evaluate_exactly(network) and any(r.unsafe for r in replays.values()):
+            exact = evaluate_exactly(network, x)
+            replays["rational"] = Replay("rational", tuple(map(float, exact)), violates(prop, x, exact))
+    by = _confirming(replays)
+    if by is None:
+        return None
+    written = _in_written_set(prop.input_set, x)
+    close = written or _within(prop.input_set, x, COMPETITION_TOLERANCE)
+    return Witness(x, tuple(replays.values()), by, written, close)
+
+
+def _confirming(replays: dict[str, Replay]) -> str | None:
+    """Which replay confirms the witness: the exact one decides where there is one."""
+    if "rational" in replays:
+        if not replays["rational"].unsafe:
+            return None
+        return "onnxruntime" if "onnxruntime" in replays and replays["onnxruntime"].unsafe else "rational"
+    if "onnxruntime" in replays and replays["onnxruntime"].unsafe:
+        # Without an exact evaluation the double-precision one must not contradict.
+        return "onnxruntime" if replays.get("float64", replays["onnxruntime"]).unsafe else None
+    return None
+
+
+def _float_replay(name: str, output: np.ndarray, prop: Property, x: tuple[Fraction, ...]) -> Replay:
+    flat = np.asarray(output, dtype=np.float64).reshape(-1)
+    unsafe = bool(np.isfinite(flat).all()) and violates(prop, x, _fractions(flat))
+    return Replay(name, tuple(flat.tolist()), unsafe)
+
+
+def _in_written_set(region: InputSet, x: tuple[Fraction, ...]) -> bool:
+    return region.contains(x)
+
+
+def _within(region: InputSet, x: tuple[Fraction, ...], tolerance: Fraction) -> bool:
+    box = region if isinstance(region, Box) else region.bounding_box()
+    return all(low - tolerance <= v <= high + tolerance for low, v, high in zip(box.lower, x, box.upper, strict=True))
+
+
+def predicted_label(model: Model, center: Sequence[Fraction]) -> int:
+    """The model's own class at `center`: the first index of the largest output."""
+    return int(np.argmax(model(np.array([[float(c) for c in center]]))[0]))

@@ -1,0 +1,121 @@
+"""Exact evaluation of a network at a rational point: the reference under `real` semantics.
+
+A vector is held as integers times one common rational scale, so that a layer costs integer products only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from verifkit.functions import Relu
+from verifkit.maps import LinearMap, Scale
+from verifkit.network import Network
+from verifkit.ops import Activation, Affine, Input, Max, Node, Product
+
+RATIONAL_LIMIT = 3_000_000
+"""Weights (counted with repeats of a convolution) beyond which exact evaluation is not worth its seconds."""
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """integers * scale, flat; `integers` is an object array of Python ints."""
+
+    integers: np.ndarray
+    scale: Fraction
+
+
+def exact_cost(network: Network) -> int:
+    """How many products an exact evaluation takes."""
+    cost = 0
+    for node in network.nodes:
+        if isinstance(node, Affine):
+            cost += sum(m.terms * math.prod(m.out_shape) for m in node.maps)
+    return cost
+
+
+def can_evaluate_exactly(network: Network) -> bool:
+    """Whether every node maps rationals to rationals, at an affordable cost."""
+    rational = all(isinstance(node.function, Relu) for _, node in network.activations())
+    return rational and exact_cost(network) <= RATIONAL_LIMIT
+
+
+def evaluate_exactly(network: Network, x: Sequence[Fraction]) -> tuple[Fraction, ...]:
+    """The network's output at `x` (flat) in exact rational arithmetic, flat in C order.
+
+    Raises TypeError for an activation that leaves the rationals (see `can_evaluate_exactly`).
+    """
+    denominator = math.lcm(*(v.denominator for v in x))
+    start = np.array([v.numerator * (denominator // v.denominator) for v in x], dtype=object)
+    values: list[_Scaled] = []
+    for node in network.nodes:
+        parents = [values[p] for p in node.parents]
+        values.append(_Scaled(start, Fraction(1, denominator)) if isinstance(node, Input) else _node(node, parents))
+    last = values[-1]
+    return tuple(int(v) * last.scale for v in last.integers)
+
+
+def _node(node: Node, parents: list[_Scaled]) -> _Scaled:
+    if isinstance(node, Affine):
+        terms = [_linear(m, p) for m, p in zip(node.maps, parents, strict=True)]
+        if node.bias is not None:
+            terms.append(_from_floats(np.asarray(node.bias)))
+        return _sum(terms)
+    if isinstance(node, Activation) and isinstance(node.function, Relu):
+        return _Scaled(np.maximum(parents[0].integers, 0), parents[0].scale)
+    if isinstance(node, Max):
+        filled = np.where(node.groups < 0, node.groups[..., :1], node.groups)
+        return _Scaled(parents[0].integers[filled].max(axis=-1).reshape(-1), parents[0].scale)
+    if isinstance(node, Product):
+        left, right = parents
+        return _Scaled(left.integers * right.integers, left.scale * right.scale)
+    raise TypeError(f"node '{node.name}' has no exact value")
+
+
+def _sum(terms: list[_Scaled]) -> _Scaled:
+    """Brings the terms to one scale and adds them."""
+    common = Fraction(math.gcd(*(t.scale.numerator for t in terms)), math.lcm(*(t.scale.denominator for t in terms)))
+    total = sum(t.integers * int(t.scale / common) for t in terms)
+    return _Scaled(np.asarray(total, dtype=object), common)
+
+
+def _from_floats(values: np.ndarray) -> _Scaled:
+    """Floats as integers times a power of two."""
+    flat = np.asarray(values, dtype=np.float64).reshape(-1)
+    mantissa, exponent = np.frexp(flat)
+    whole = np.ldexp(mantissa, 53).astype(np.int64)
+    shift = exponent.astype(np.int64) - 53
+    zeros = whole == 0
+    if zeros.all():
+        return _Scaled(np.zeros(flat.size, dtype=object), Fraction(1))
+    # Strip the zero bits that float32 weights carry: shorter integers multiply faster.
+    low = np.where(zeros, 1, whole & -whole)
+    trailing = np.where(zeros, 0, np.log2(low.astype(np.float64))).astype(np.int64)
+    whole, shift = whole >> trailing, shift + trailing
+    least = int(shift[~zeros].min())
+    raised = whole.astype(object) << np.where(zeros, 0, shift - least).astype(object)
+    return _Scaled(raised, Fraction(2) ** least)
+
+
+def _linear(linear: LinearMap, x: _Scaled) -> _Scaled:
+    if isinstance(linear, Scale) and linear.divide:
+        ratios = [Fraction(float(f)) for f in np.asarray(linear.factor).reshape(-1)]
+        common = math.lcm(*(r.numerator for r in ratios))
+        times = np.array([int(common / r) for r in ratios], dtype=object)
+        return _Scaled(x.integers * times, x.scale / common)
+    entries = linear.entries()
+    size = math.prod(linear.out_shape)
+    result = np.zeros(size, dtype=object)
+    if entries.rows.size == 0:
+        return _Scaled(result, x.scale)
+    order = np.argsort(entries.rows, kind="stable")
+    rows, cols = entries.rows[order], entries.cols[order]
+    weights = _from_floats(entries.values[order])
+    products = weights.integers * x.integers[cols]
+    places, starts = np.unique(rows, return_index=True)
+    result[places] = np.add.reduceat(products, starts)
+    return _Scaled(result, x.scale * weights.scale)

@@ -1,0 +1,98 @@
+"""Finds certifiers by name, through the entry-point group `verifkit.verifiers`.
+
+The core imports no verifier: ours register exactly as a third party's would, and each is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.metadata
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from verifkit.errors import OptionError, UnknownVerifier, VerifkitError
+from verifkit.query import Query
+from verifkit.verifier import Verifier
+
+GROUP = "verifkit.verifiers"
+
+
+@cache
+def _entry_points() -> Mapping[str, importlib.metadata.EntryPoint]:
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+
+
+def names() -> list[str]:
+    """Every registered name, sorted. Imports nothing."""
+    return sorted(_entry_points())
+
+
+@cache
+def verifier_class(name: str) -> type[Verifier]:
+    """The class registered as `name`; raises `UnknownVerifier`, or `VerifkitError` where it cannot be loaded."""
+    entry = _entry_points().get(name)
+    if entry is None:
+        close = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        raise UnknownVerifier(f"no verifier is called '{name}'; {hint}installed: {', '.join(names()) or 'none'}")
+    try:
+        loaded = entry.load()
+    except ModuleNotFoundError as error:
+        if entry.value.split(".")[0] == "verifiers" and (error.name or "").split(".")[0] == "verifiers":
+            raise VerifkitError(
+                "the import name 'verifiers' is taken by another package that hides verifkit's certifiers; "
+                "uninstall that package or use an environment without it"
+            ) from error
+        raise VerifkitError(f"verifier '{name}' cannot be loaded: {error}") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Verifier)):
+        raise VerifkitError(f"entry point '{name}' ({entry.value}) is not a Verifier class")
+    return loaded
+
+
+def create(name: str, options: Mapping[str, Any] | None = None) -> Verifier:
+    """The verifier `name` with `options` set on its fields; raises `UnknownVerifier` or `OptionError`.
+
+    Values may be strings (from a command line or a suite file): they are read as the field's type.
+    """
+    cls = verifier_class(name)
+    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in (options or {}).items():
+        if key not in fields:
+            raise OptionError(f"verifier '{name}' has no option '{key}'; it has: {', '.join(sorted(fields)) or 'none'}")
+        default = getattr(cls(), key)
+        values[key] = _read(name, key, value, default)
+    return cls(**values)
+
+
+def _read(name: str, key: str, value: Any, default: Any) -> Any:
+    wrong = OptionError(f"option '{key}' of '{name}' takes a {type(default).__name__}, not {value!r}")
+    try:
+        if isinstance(default, bool):
+            text = str(value).lower()
+            if text not in ("true", "false"):
+                raise wrong
+            return text == "true"
+        if isinstance(default, int):
+            if float(value) != int(float(value)):
+                raise wrong
+            return int(float(value))
+        if isinstance(default, float):
+            return float(value)
+        if isinstance(default, tuple):
+            return tuple(value.split("+")) if isinstance(value, str) else tuple(value)
+        return value if default is None else type(default)(value)
+    except (TypeError, ValueError):
+        raise wrong from None
+
+
+def able(query: Query) -> list[str]:
+    """The names of the installed verifiers that can take `query`, sorted."""
+    found = []
+    for name in names():
+        capabilities = verifier_class(name).capabilities
+        if not capabilities.missing_modules() and capabilities.refusal(query) is None:
+            found.append(name)
+    return found

@@ -1,0 +1,181 @@
+"""The one interface of every certifier, and the part of it that trusts no certifier about its own success."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, final
+
+import numpy as np
+
+from verifkit.budget import Budget, BudgetExhausted, Clock
+from verifkit.capabilities import Capabilities, Kind
+from verifkit.confirm import confirm
+from verifkit.errors import MissingPackage
+from verifkit.evidence import Cases
+from verifkit.properties import rational
+from verifkit.query import Query, QueryFamily
+from verifkit.radius import Radius, bisect
+from verifkit.result import Arithmetic, Guarantee, Outcome, Reason, Result, Semantics, Verdict
+
+
+class Verifier(ABC):
+    """Answers queries. Concrete ones are `@dataclass(frozen=True, kw_only=True)`: their fields are their options.
+
+    A new certifier writes `name`, `capabilities` and `_decide`, and nothing else; `_radius` only where the method has
+    a closed form.
+    """
+
+    name: ClassVar[str]
+    capabilities: ClassVar[Capabilities]
+
+    @abstractmethod
+    def _decide(self, query: Query, clock: Clock, rng: np.random.Generator) -> Outcome:
+        """The method itself, for a query with one input region (disjuncts carry no boxes of their own).
+
+        Called only with queries that `capabilities` admits. May call `clock.check()`, whose exception means "timeout".
+        """
+
+    @final
+    def verify(self, query: Query, *, budget: Budget = Budget(), seed: int = 0) -> Result:  # noqa: B008 (frozen)
+        """Answers `query`; raises `MissingPackage` where an optional package is not installed, and nothing else for
+        running out of time or for a question it cannot take: those are reasons of an UNKNOWN.
+        """
+        self._require_modules()
+        clock = Clock(budget)
+        refusal = self.capabilities.refusal(query)
+        if refusal is not None:
+            return self._result(query, self._refuse(query, refusal), clock, seed)
+        parts: list[Outcome] = []
+        for case in query.cases():
+            outcome = self._checked(case, clock, seed)
+            parts.append(outcome)
+            if outcome.verdict is Verdict.VIOLATED:
+                break
+        return self._result(query, _combine(parts), clock, seed)
+
+    @final
+    def radius(self, family: QueryFamily, *, budget: Budget = Budget(), seed: int = 0) -> Radius:  # noqa: B008
+        """Brackets the largest radius at which the family's query holds."""
+        self._require_modules()
+        clock = Clock(budget)
+        if self.capabilities.refusal(family.at(0)) is not None:
+            refused = self.verify(family.at(0), seed=seed)
+            return Radius(family.norm, None, None, ((0.0, refused.reason or Reason.UNSUPPORTED),))
+        return self._radius(family, clock, seed)
+
+    def _radius(self, family: QueryFamily, clock: Clock, seed: int) -> Radius:
+        """Bisection on `verify`; a method with a closed form overrides it and concludes through `_result`."""
+
+        def ask(radius: float) -> Result | None:
+            if clock.remaining <= 0:
+                return None
+            return self.verify(family.at(rational(radius)), budget=clock.share(), seed=seed)
+
+        return bisect(family, ask, tolerance=2.0**-10)
+
+    @final
+    def describe(self) -> str:
+        """name(option=value, ...): the canonical text of the verifier with all its options."""
+        options = json.dumps(self.options(), sort_keys=True, default=str)
+        return f"{self.name}{options}"
+
+    @final
+    def options(self) -> dict[str, Any]:
+        """Option names and values, for records; options are set through the constructor."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @final
+    def _require_modules(self) -> None:
+        for module in self.capabilities.missing_modules():
+            extra = self.capabilities.modules[module]
+            raise MissingPackage(
+                f"verifier '{self.name}' needs the package '{module}': run `pip install 'verifkit[{extra}]'`"
+            )
+
+    @final
+    def _rng(self, query: Query, seed: int) -> np.random.Generator:
+        """One generator from (seed, query, verifier): independent streams, and the same answer every time."""
+        text = f"{seed} {query.digest} {self.describe()}".encode()
+        return np.random.default_rng(np.frombuffer(hashlib.sha256(text).digest(), dtype=np.uint32))
+
+    @final
+    def _checked(self, query: Query, clock: Clock, seed: int) -> Outcome:
+        """Runs `_decide` and checks what it claims."""
+        try:
+            clock.check()
+            outcome = self._decide(query, clock, self._rng(query, seed))
+        except BudgetExhausted:
+            return Outcome.unknown(Reason.TIMEOUT)
+        except MemoryError:
+            return Outcome.unknown(Reason.MEMOUT)
+        kind = self.capabilities.kinds[query.norm]
+        if outcome.verdict is Verdict.HOLDS:
+            if kind is Kind.FALSIFIER or outcome.guarantee is None:
+                return Outcome.unknown(Reason.ERROR, f"{self.name} claimed HOLDS without being able to prove it")
+            if (outcome.guarantee.failure_probability > 0) != (kind is Kind.PROBABILISTIC):
+                return Outcome.unknown(Reason.ERROR, f"{self.name} stated a failure probability that does not fit it")
+        if outcome.verdict is Verdict.VIOLATED:
+            return self._confirmed(query, outcome)
+        return outcome
+
+    @final
+    def _confirmed(self, query: Query, outcome: Outcome) -> Outcome:
+        witness = None if outcome.witness is None else confirm(query, outcome.witness)
+        if witness is None:
+            return Outcome.unknown(
+                Reason.UNCONFIRMED,
+                "a candidate counterexample did not replay as one",
+                statistics=outcome.statistics,
+            )
+        exact = any(r.arithmetic == "rational" and r.unsafe for r in witness.replays)
+        guarantee = Guarantee(
+            semantics=Semantics.REAL if exact else Semantics.FLOAT32,
+            arithmetic=Arithmetic.EXACT if exact else Arithmetic.FLOAT,
+        )
+        return dataclasses.replace(outcome, guarantee=guarantee, evidence=witness)
+
+    @final
+    def _refuse(self, query: Query, refusal: str) -> Outcome:
+        from verifkit.registry import able  # the registry knows verifiers; only a refusal needs it
+
+        others = [name for name in able(query) if name != self.name]
+        able_text = f"; can take it: {', '.join(others)}" if others else "; no installed verifier can take it"
+        return Outcome.unknown(Reason.UNSUPPORTED, f"{self.name}: {refusal}{able_text}")
+
+    @final
+    def _result(self, query: Query, outcome: Outcome, clock: Clock, seed: int) -> Result:
+        return Result(
+            verdict=outcome.verdict,
+            reason=outcome.reason,
+            detail=outcome.detail,
+            guarantee=outcome.guarantee,
+            evidence=outcome.evidence,
+            verifier=self.name,
+            query_digest=query.digest,
+            seed=seed,
+            wall_seconds=clock.elapsed,
+            cpu_seconds=clock.cpu,
+            statistics=outcome.statistics,
+        )
+
+
+def _combine(parts: list[Outcome]) -> Outcome:
+    """A violation anywhere is a violation; HOLDS needs every case; else the first UNKNOWN speaks."""
+    if not parts:  # every disjunct's box misses the input set
+        proof = Guarantee(arithmetic=Arithmetic.EXACT)
+        return Outcome.holds(proof, Cases(()), detail="the unsafe set is unreachable: it admits no input")
+    for verdict in (Verdict.VIOLATED, Verdict.UNKNOWN):
+        for part in parts:
+            if part.verdict is verdict:
+                return part
+    if len(parts) == 1:
+        return parts[0]
+    guarantees = [p.guarantee for p in parts if p.guarantee is not None]
+    order = list(Arithmetic)
+    weakest = max(guarantees, key=lambda g: order.index(g.arithmetic))
+    chance = min(1.0, sum(g.failure_probability for g in guarantees))
+    guarantee = dataclasses.replace(weakest, failure_probability=chance)
+    return dataclasses.replace(parts[0], guarantee=guarantee, evidence=Cases(tuple(p.evidence for p in parts)))
