@@ -68,8 +68,7 @@ def _node(node: Node, parents: list[_Scaled]) -> _Scaled:
     if isinstance(node, Activation) and isinstance(node.function, Relu):
         return _Scaled(np.maximum(parents[0].integers, 0), parents[0].scale)
     if isinstance(node, Max):
-        filled = np.where(node.groups < 0, node.groups[..., :1], node.groups)
-        return _Scaled(parents[0].integers[filled].max(axis=-1).reshape(-1), parents[0].scale)
+        return _Scaled(parents[0].integers[node.filled_groups].max(axis=-1).reshape(-1), parents[0].scale)
     if isinstance(node, Product):
         left, right = parents
         return _Scaled(left.integers * right.integers, left.scale * right.scale)

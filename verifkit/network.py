@@ -104,7 +104,7 @@ class Network:
 
 
 def _append_pairwise_max(nodes: list[Node], node: Max, parent: int) -> None:
-    groups = np.where(node.groups < 0, node.groups[..., :1], node.groups)
+    groups = node.filled_groups
     shape_in, at = node.parent_shape, parent
     rounds = 0
     while True:

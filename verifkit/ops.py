@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -95,15 +96,15 @@ class Max(Node):
     """
 
     groups: np.ndarray
+    parent_shape: Shape
+
+    @cached_property
+    def filled_groups(self) -> np.ndarray:
+        """`groups` with the padding replaced by each group's first entry, which changes no maximum."""
+        return np.where(self.groups < 0, self.groups[..., :1], self.groups)
 
     def evaluate(self, values: Sequence[Array]) -> Array:
-        xp = namespace(values[0])
-        filled = np.where(self.groups < 0, self.groups[..., :1], self.groups)
-        lead = values[0].ndim - len(self.parent_shape)
-        flat = xp.reshape(values[0], (*values[0].shape[:lead], -1))
-        return xp.max(take_flat(flat, filled, 1), axis=-1)
-
-    parent_shape: Shape
+        return namespace(values[0]).max(take_flat(values[0], self.filled_groups, len(self.parent_shape)), axis=-1)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -40,34 +40,52 @@ def _rationals(values: Any, what: str) -> tuple[Fraction, ...]:
     flat = values.reshape(-1).tolist() if isinstance(values, np.ndarray) else list(values)
     if not flat:
         raise PropertyError(f"{what} is empty")
-    return tuple(rational(v) for v in flat)
+    return tuple(v if type(v) is Fraction else rational(v) for v in flat)
 
 
 def float_below(values: Iterable[Fraction], dtype: type[np.floating[Any]] = np.float64) -> np.ndarray:
-    """The largest floats of `dtype` that are <= the values, as an array of `dtype`."""
-    return np.array([_directed(v, dtype, up=False) for v in values], dtype=dtype)
+    """The largest floats of `dtype` that are <= the values, as an array of `dtype`.
+
+    Raises `PropertyError` for a value below the smallest finite float.
+    """
+    return _directed(values, dtype, up=False)
 
 
 def float_above(values: Iterable[Fraction], dtype: type[np.floating[Any]] = np.float64) -> np.ndarray:
-    """The smallest floats of `dtype` that are >= the values, as an array of `dtype`."""
-    return np.array([_directed(v, dtype, up=True) for v in values], dtype=dtype)
+    """The smallest floats of `dtype` that are >= the values, as an array of `dtype`.
+
+    Raises `PropertyError` for a value above the largest finite float.
+    """
+    return _directed(values, dtype, up=True)
 
 
-def _directed(value: Fraction, dtype: type[np.floating[Any]], *, up: bool) -> np.floating[Any]:
-    try:
-        near = dtype(float(value))
-    except OverflowError:
-        near = dtype(math.inf if value > 0 else -math.inf)
-    if not np.isfinite(near):
-        if (near > 0) == up:
-            raise PropertyError(f"an input bound is beyond the range of {dtype.__name__}")
-        return np.nextafter(near, dtype(0), dtype=dtype)
-    exact = Fraction(float(near))
-    if up and exact < value:
-        return np.nextafter(near, dtype(np.inf), dtype=dtype)
-    if not up and exact > value:
-        return np.nextafter(near, dtype(-np.inf), dtype=dtype)
+def _directed(values: Iterable[Fraction], dtype: type[np.floating[Any]], *, up: bool) -> np.ndarray:
+    """Round to nearest in bulk, then step the entries that went the wrong way.
+
+    The nearest float is one of the two neighbours of the value, also after rounding twice (to float64, then `dtype`),
+    because the neighbours themselves are fixed points of both roundings.
+    """
+    ratios = [v.as_integer_ratio() for v in values]
+    target = math.inf if up else -math.inf
+    with np.errstate(over="ignore", under="ignore"):
+        near = np.array([_quotient(p, q) for p, q in ratios], dtype=np.float64).astype(dtype)
+        near = np.clip(near, np.finfo(dtype).min, np.finfo(dtype).max)
+        wrong = np.zeros(near.shape, dtype=bool)
+        for i, ((p, q), value) in enumerate(zip(ratios, near.tolist(), strict=True)):
+            n, d = value.as_integer_ratio()
+            wrong[i] = n * q < p * d if up else n * q > p * d
+        near[wrong] = np.nextafter(near[wrong], dtype(target), dtype=dtype)
+    if not np.isfinite(near).all():
+        raise PropertyError(f"an input bound is beyond the range of {dtype.__name__}")
     return near
+
+
+def _quotient(p: int, q: int) -> float:
+    """p / q to the nearest float64, infinite where it overflows; q is positive."""
+    try:
+        return p / q
+    except OverflowError:
+        return math.inf if p > 0 else -math.inf
 
 
 @dataclass(frozen=True)
@@ -217,6 +235,13 @@ class Constraint:
             object.__setattr__(self, name, tuple(sorted((i, v) for i, v in terms.items() if v)))
         object.__setattr__(self, "bound", rational(self.bound))
 
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.outputs, self.bound, self.strict, self.inputs))
+
+    def __hash__(self) -> int:  # hashing rationals is slow, and large unsafe sets share their rows
+        return self._hash
+
     def value(self, x: Sequence[Fraction], y: Sequence[Fraction]) -> Fraction:
         """The left side, exactly."""
         return sum((v * y[j] for j, v in self.outputs), Fraction(0)) + sum(
@@ -282,10 +307,27 @@ class Property:
         """Whether any constraint mentions inputs."""
         return any(row.inputs for disjunct in self.unsafe for row in disjunct.constraints)
 
+    def normal_form(self) -> Property:
+        """The same question in the one form that `digest` stands for.
+
+        A row over a single input becomes a bound of its disjunct's box; where strict, the closed bound joins the box
+        and the row stays, scaled to a coefficient of 1 or -1, unless the box ends short of it. A box is cut to the
+        input set (a ball: to its bounding box) and left out where nothing is lost. Rows of constants, disjuncts that no
+        input reaches, repeated rows and repeated disjuncts are dropped. Order is kept.
+        """
+        region = self.input_set if isinstance(self.input_set, Box) else self.input_set.bounding_box()
+        kept: dict[tuple[frozenset[Constraint], Box | None], Polyhedron] = {}
+        for disjunct in self.unsafe:
+            settled = _settled(disjunct, region)
+            if settled is not None:
+                kept.setdefault((frozenset(settled.constraints), settled.box), settled)
+        return Property(self.input_set, tuple(kept.values()), self.n_outputs, self.name)
+
     @cached_property
     def digest(self) -> str:
-        """sha256 of the canonical text: the same for any two ways of writing the same normal form."""
-        parts = [self.input_set.canonical(), str(self.n_outputs), *sorted(d.canonical() for d in self.unsafe)]
+        """sha256 of the normal form's canonical text: the same for any two ways of writing the same normal form."""
+        unsafe = sorted(d.canonical() for d in self.normal_form().unsafe)
+        parts = [self.input_set.canonical(), str(self.n_outputs), *unsafe]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def cases(self) -> tuple[Property, ...]:
@@ -294,6 +336,8 @@ class Property:
         Disjuncts with the same box share a case; one whose box misses the input set drops out. Every case holds if and
         only if the property does.
         """
+        if self.unsafe and all(disjunct.box is None for disjunct in self.unsafe):
+            return (self,)  # hashing a large input set costs more than all the rest
         groups: dict[InputSet, list[Polyhedron]] = {}
         for disjunct in self.unsafe:
             region: InputSet | None = self.input_set
@@ -314,6 +358,52 @@ def _restrict(region: InputSet, box: Box) -> InputSet | None:
         return LpBall(region.center, region.radius, region.norm, clip)
     except PropertyError:  # the ball does not meet the smaller clip box
         return None
+
+
+def _settled(disjunct: Polyhedron, region: Box) -> Polyhedron | None:
+    """A disjunct in normal form within `region`, or None where no input of the region reaches it."""
+    rows: dict[Constraint, None] = {}
+    bounds: list[Constraint] = []
+    for row in disjunct.constraints:
+        if row.outputs or len(row.inputs) > 1:
+            rows[row] = None
+        elif row.inputs:
+            bounds.append(row)
+        elif not row.satisfied((), ()):
+            return None
+    box = region if disjunct.box is None else region.intersection(disjunct.box)
+    if box is not None and bounds:
+        box = _tightened(box, bounds, rows)
+    if box is None:
+        return None
+    shown = None if box is region or box == region else box
+    if not bounds and shown is disjunct.box and len(rows) == len(disjunct.constraints):
+        return disjunct
+    return Polyhedron(tuple(rows), shown)
+
+
+def _tightened(box: Box, bounds: Sequence[Constraint], rows: dict[Constraint, None]) -> Box | None:
+    """The box cut by rows over one input each, or None where it is empty; strict rows that touch it go to `rows`."""
+    lower, upper = list(box.lower), list(box.upper)
+    strict: list[tuple[int, bool, Fraction]] = []
+    for row in bounds:
+        ((i, scale),) = row.inputs
+        end = row.bound / scale
+        if scale > 0:
+            upper[i] = min(upper[i], end)
+        else:
+            lower[i] = max(lower[i], end)
+        if row.strict:
+            strict.append((i, scale > 0, end))
+    if any(lower[i] > upper[i] for i in {row.inputs[0][0] for row in bounds}):
+        return None
+    for i, above, end in strict:
+        if end == (upper[i] if above else lower[i]):
+            if lower[i] == upper[i]:
+                return None
+            sign = Fraction(1 if above else -1)
+            rows[Constraint(outputs=(), bound=sign * end, strict=True, inputs=((i, sign),))] = None
+    return Box(tuple(lower), tuple(upper))
 
 
 def misclassified(label: int, n_outputs: int) -> tuple[Polyhedron, ...]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fractions import Fraction
-from types import MappingProxyType
 from typing import Any
 
 from verifkit.arrays import Array
@@ -97,7 +96,6 @@ class Guarantee:
 
 
 Statistics = Mapping[str, float | int | str]
-_NONE: Statistics = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,23 +111,25 @@ class Outcome:
     guarantee: Guarantee | None = None
     evidence: Evidence | None = None
     witness: Sequence[Fraction] | Array | None = None
-    statistics: Statistics = _NONE
+    statistics: Statistics = field(default_factory=dict)
 
     @classmethod
     def holds(
-        cls, guarantee: Guarantee, evidence: Evidence | None, *, detail: str = "", statistics: Statistics = _NONE
+        cls, guarantee: Guarantee, evidence: Evidence | None, *, detail: str = "", statistics: Statistics | None = None
     ) -> Outcome:
-        return cls(verdict=Verdict.HOLDS, guarantee=guarantee, evidence=evidence, detail=detail, statistics=statistics)
+        return cls(
+            verdict=Verdict.HOLDS, guarantee=guarantee, evidence=evidence, detail=detail, statistics=statistics or {}
+        )
 
     @classmethod
     def violated(
-        cls, witness: Sequence[Fraction] | Array, *, detail: str = "", statistics: Statistics = _NONE
+        cls, witness: Sequence[Fraction] | Array, *, detail: str = "", statistics: Statistics | None = None
     ) -> Outcome:
-        return cls(verdict=Verdict.VIOLATED, witness=witness, detail=detail, statistics=statistics)
+        return cls(verdict=Verdict.VIOLATED, witness=witness, detail=detail, statistics=statistics or {})
 
     @classmethod
-    def unknown(cls, reason: Reason, detail: str = "", *, statistics: Statistics = _NONE) -> Outcome:
-        return cls(verdict=Verdict.UNKNOWN, reason=reason, detail=detail, statistics=statistics)
+    def unknown(cls, reason: Reason, detail: str = "", *, statistics: Statistics | None = None) -> Outcome:
+        return cls(verdict=Verdict.UNKNOWN, reason=reason, detail=detail, statistics=statistics or {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ class Result:
     seed: int
     wall_seconds: float
     cpu_seconds: float
-    statistics: Statistics = field(default_factory=lambda: _NONE)
+    statistics: Statistics = field(default_factory=dict)
 
     @property
     def word(self) -> str:

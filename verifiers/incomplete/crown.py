@@ -1,0 +1,48 @@
+"""CROWN: activations replaced by lines, rows pulled back to the input, every layer's bounds found that way.
+
+Paper: Zhang et al., "Efficient neural network robustness certification with general activation functions", NeurIPS
+2018. Theorem 3.2 is `verifkit.analysis.linear.lower_bounds`, table 2's lines are `verifkit.analysis.relaxation`.
+Guarantee: HOLDS about the network, real semantics, rounded arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from verifkit.analysis.refute import refute
+from verifkit.analysis.relaxation import CROWN_RELAXATIONS
+from verifkit.budget import Clock
+from verifkit.capabilities import Capabilities, Kind, Paper
+from verifkit.ops import Max
+from verifkit.query import Query
+from verifkit.result import Outcome
+from verifkit.verifier import Verifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crown(Verifier):
+    """CROWN with adaptive ReLU slopes, intersected with interval bounds. No options.
+
+    Boxes by their corners, l1 and l2 balls by the dual norm (with a clip box: the better of ball and box, per row).
+    """
+
+    name: ClassVar[str] = "crown"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        kinds={"inf": Kind.INCOMPLETE, "2": Kind.INCOMPLETE, "1": Kind.INCOMPLETE},
+        operators=frozenset({Max}),
+        activations=frozenset(CROWN_RELAXATIONS),
+        coupling=True,
+        paper=Paper(
+            "zhang2018crown",
+            "Zhang, Huan and Weng, Tsui-Wei and Chen, Pin-Yu and Hsieh, Cho-Jui and Daniel, Luca",
+            "Efficient neural network robustness certification with general activation functions",
+            "NeurIPS",
+            2018,
+        ),
+    )
+
+    def _decide(self, query: Query, clock: Clock, rng: np.random.Generator) -> Outcome:
+        return refute(query, CROWN_RELAXATIONS, clock)

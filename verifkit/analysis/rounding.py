@@ -1,0 +1,34 @@
+"""Outward rounding by a-priori error bounds: valid for any order of summation, in any library, on any device."""
+
+from __future__ import annotations
+
+from verifkit.arrays import Array, epsilon, namespace
+
+
+def gamma(n: int, x: Array) -> float:
+    """gamma_n = n u / (1 - n u) for the dtype of `x`: the relative error of a sum of n rounded products.
+
+    Infinite where n u >= 1, so that nothing is ever claimed there.
+    """
+    nu = (n + 2) * epsilon(x)  # two spare terms pay for computing the error term itself
+    return nu / (1.0 - nu) if nu < 0.5 else float("inf")
+
+
+def tiny(x: Array) -> float:
+    """A bound on everything lost to underflow in one node: the smallest normal number of the dtype."""
+    return float(namespace(x).finfo(x.dtype).smallest_normal)
+
+
+def inflate(x: Array, ulps: int = 4) -> Array:
+    """`x` >= 0 rounded up: at least the exact value it was computed for, if that took at most `ulps` roundings."""
+    return x * (1.0 + 2.0 * ulps * epsilon(x)) + tiny(x)
+
+
+def down(x: Array, ulps: int = 2) -> Array:
+    """`x` moved down by a few units in the last place."""
+    return x - (namespace(x).abs(x) * (2.0 * ulps * epsilon(x)) + tiny(x))
+
+
+def up(x: Array, ulps: int = 2) -> Array:
+    """`x` moved up by a few units in the last place."""
+    return x + (namespace(x).abs(x) * (2.0 * ulps * epsilon(x)) + tiny(x))

@@ -1,0 +1,81 @@
+"""The unsafe set as a matrix: what a bound method has to bound from below, and when a disjunct is refuted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from verifkit.properties import Property, float_above
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Every constraint of every disjunct as one row: outputs @ y + inputs @ x <= bound (or < where strict).
+
+    outputs (R, n_outputs) and inputs (R, n_inputs) are the nearest floats of the coefficients; output_error and
+    input_error bound what that rounding changed; inputs and input_error are None where no row mentions an input.
+    bound (R,) is rounded up. disjunct (R,) numbers the disjunct of each row.
+    """
+
+    outputs: np.ndarray
+    inputs: np.ndarray | None
+    output_error: np.ndarray | None
+    input_error: np.ndarray | None
+    bound: np.ndarray
+    strict: np.ndarray
+    disjunct: np.ndarray
+    n_disjuncts: int
+
+    def refuted_rows(self, lower: np.ndarray) -> np.ndarray:
+        """Which rows (R,) can never be satisfied, given rigorous lower bounds (R,) on their left sides."""
+        return np.where(self.strict, lower >= self.bound, lower > self.bound)
+
+    def refuting(self, lower: np.ndarray) -> list[tuple[int, float] | None]:
+        """For each disjunct the row that refutes it with the largest margin and that row's bound, or None."""
+        refuted = self.refuted_rows(lower)
+        found: list[tuple[int, float] | None] = []
+        for number in range(self.n_disjuncts):
+            rows = np.flatnonzero((self.disjunct == number) & refuted)
+            best = rows[np.argmax(lower[rows] - self.bound[rows])] if rows.size else None
+            found.append(None if best is None else (int(best), float(lower[best])))
+        return found
+
+    def margin(self, lower: np.ndarray) -> float:
+        """min over disjuncts of the largest (lower - bound): positive means that everything is refuted."""
+        gaps = np.full(self.n_disjuncts, -np.inf)
+        np.maximum.at(gaps, self.disjunct, lower - self.bound)
+        return float(gaps.min()) if gaps.size else float("inf")
+
+
+def rows_of(prop: Property) -> Rows:
+    """The rows of a property whose disjuncts carry no box (see `Property.cases`)."""
+    rows = [(number, row) for number, disjunct in enumerate(prop.unsafe) for row in disjunct.constraints]
+    outputs, output_error = _matrix([row.outputs for _, row in rows], prop.n_outputs)
+    inputs, input_error = None, None
+    if prop.coupled:
+        inputs, input_error = _matrix([row.inputs for _, row in rows], prop.n_inputs)
+    return Rows(
+        outputs,
+        inputs,
+        output_error,
+        input_error,
+        float_above(row.bound for _, row in rows),
+        np.array([row.strict for _, row in rows], dtype=bool),
+        np.array([number for number, _ in rows], dtype=np.int64),
+        len(prop.unsafe),
+    )
+
+
+def _matrix(terms: list[tuple[tuple[int, Fraction], ...]], width: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Nearest floats, and a bound on their errors where any coefficient is not a float."""
+    matrix = np.zeros((len(terms), width))
+    error = np.zeros((len(terms), width))
+    for number, row in enumerate(terms):
+        for index, value in row:
+            matrix[number, index] = float(value)
+            gap = abs(Fraction(matrix[number, index]) - value)
+            if gap:
+                error[number, index] = float_above([gap])[0]
+    return matrix, error if error.any() else None
