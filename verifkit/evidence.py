@@ -88,7 +88,6 @@ class SampleCounts:
     alpha: float
     lower: float
     radius: float
-    seed: int
     model_digest: str
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
 from verifkit.query import QueryFamily
@@ -11,6 +12,11 @@ from verifkit.result import Reason, Result, Verdict
 
 SMALLEST = 2.0**-20
 """Below this radius (input units) the search stops halving."""
+
+
+def format_radius(value: float, digits: int = 4) -> str:
+    """`value` with `digits` decimals, rounded *down*: a printed certified radius never says more than was certified."""
+    return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR))
 
 
 @dataclass(frozen=True)

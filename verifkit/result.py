@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -177,13 +178,18 @@ class Result:
             "seed": self.seed,
             "wall_seconds": round(self.wall_seconds, 6),
             "cpu_seconds": round(self.cpu_seconds, 6),
-            "statistics": dict(self.statistics),
+            "statistics": {k: _finite(v) for k, v in self.statistics.items()},
         }
 
     def without_arrays(self) -> Result:
         """The same result with array-carrying evidence left out, for sending between processes."""
         keep = isinstance(self.evidence, Witness | SampleCounts)
         return self if keep else replace(self, evidence=None)
+
+
+def _finite(value: float | int | str) -> float | int | str | None:
+    """JSON has no infinities and no NaN."""
+    return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
 def guarantee_to_json(guarantee: Guarantee) -> dict[str, Any]:
@@ -218,6 +224,5 @@ def counts_to_json(counts: SampleCounts) -> dict[str, Any]:
         "alpha": counts.alpha,
         "lower": counts.lower,
         "radius": counts.radius,
-        "seed": counts.seed,
         "model": counts.model_digest,
     }

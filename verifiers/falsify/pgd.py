@@ -26,6 +26,9 @@ from verifkit.query import Query
 from verifkit.result import Outcome, Reason
 from verifkit.verifier import Verifier
 
+SHARPNESS = 10.0
+"""Of the softmax over a disjunct's rows, in units of the spread of their violations."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pgd(Verifier):
@@ -36,14 +39,12 @@ class Pgd(Verifier):
     """
 
     steps: int = 40
-    starts: int = 32
+    starts: int = 64
     step_size: float = 0.5
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.starts < 1 or not self.step_size > 0:
-            raise OptionError(
-                f"pgd needs steps >= 0, starts >= 1, step_size > 0; not {self.steps}, {self.starts}, {self.step_size}"
-            )
+            raise OptionError(f"pgd needs steps >= 0, starts >= 1 and step_size > 0, not {self.options()}")
 
     name: ClassVar[str] = "pgd"
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -67,57 +68,60 @@ class Pgd(Verifier):
         center = region.lower / 2 + region.upper / 2 if region.center is None else region.center
         losses, _ = _losses(rows, network.values(center)[-1], center)
         targets = np.argsort(losses[0], kind="stable")[np.arange(self.starts) % rows.n_disjuncts]
-        x = _starts(region, center, self.starts, rng)
+        x = _random_points(region, center, self.starts, rng)
         best = np.inf
         for step in range(self.steps + 1):
             clock.check()
             values = network.values(x)
-            losses, worst = _losses(rows, values[-1], x)
+            losses, gaps = _losses(rows, values[-1], x)
             best = min(best, float(losses.min()))
             for index in np.argsort(losses.min(axis=1))[:3]:
                 if losses[index].min() <= 0 and confirm(query, x[index]) is not None:
                     statistics = {"loss": float(losses[index].min()), "steps": step}
                     return Outcome.violated(x[index], statistics=statistics)
             if step < self.steps:
-                chosen = worst[np.arange(self.starts), targets]
                 length = self.step_size * (1.0 - 0.9 * step / self.steps)
-                x = _descend(x, _gradient(network, values, rows, chosen), region, length)
+                weights = _row_weights(rows, gaps, targets)
+                x = _descend(x, _gradient(network, values, rows, weights), region, length)
         detail = f"no violation found from {self.starts} starts; least loss {best:.6g}"
         return Outcome.unknown(Reason.INCOMPLETE, detail, statistics={"loss": best})
 
 
 def _losses(rows: Rows, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each point and disjunct the largest violation among its rows, and which row: both (B, n_disjuncts)."""
+    """For each point the largest violation among each disjunct's rows, (B, n_disjuncts), and of every row, (B, R)."""
     batch = y.shape[0]
     left = y.reshape(batch, -1) @ rows.outputs.T
     if rows.inputs is not None:
         left = left + x.reshape(batch, -1) @ rows.inputs.T
     gaps = left - rows.bound
-    losses = np.full((batch, rows.n_disjuncts), -np.inf)
-    worst = np.zeros((batch, rows.n_disjuncts), dtype=np.int64)
-    for number in range(gaps.shape[1]):
-        at = rows.disjunct[number]
-        larger = gaps[:, number] > losses[:, at]
-        losses[:, at] = np.where(larger, gaps[:, number], losses[:, at])
-        worst[:, at] = np.where(larger, number, worst[:, at])
-    return losses, worst
+    losses = np.full((rows.n_disjuncts, batch), -np.inf)
+    np.maximum.at(losses, rows.disjunct, gaps.T)
+    return losses.T, gaps
 
 
-def _gradient(network: Network, values: list[np.ndarray], rows: Rows, chosen: np.ndarray) -> np.ndarray:
-    """The gradient of each point's chosen row, (B, *input_shape)."""
-    y = values[-1]
-    gradient: np.ndarray = pull_back(network, values, rows.outputs[chosen].reshape(y.shape))
+def _row_weights(rows: Rows, gaps: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """How much each row of each point's disjunct is to be lowered, (B, R): a softmax, so that a kink between two
+    rows that are violated alike is not a trap."""
+    mine = rows.disjunct[None] == targets[:, None]
+    masked = np.where(mine, gaps, -np.inf)
+    top = masked.max(axis=1, keepdims=True)
+    spread = np.maximum(top - np.where(mine, gaps, np.inf).min(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    weights = np.where(mine, np.exp(SHARPNESS * (masked - top) / spread), 0.0)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def _gradient(network: Network, values: list[np.ndarray], rows: Rows, weights: np.ndarray) -> np.ndarray:
+    """The gradient of each point's weighted rows, (B, *input_shape)."""
+    gradient: np.ndarray = pull_back(network, values, (weights @ rows.outputs).reshape(values[-1].shape))
     if rows.inputs is not None:
-        gradient = gradient + rows.inputs[chosen].reshape(gradient.shape)
+        gradient = gradient + (weights @ rows.inputs).reshape(gradient.shape)
     return gradient
 
 
-def _starts(region: Region, center: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _random_points(region: Region, center: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """The center, then random corners and random points in turn, all inside the region."""
-    shape = (count, *center.shape[1:])
-    share = rng.uniform(size=shape)
+    share = rng.uniform(size=(count, *center.shape[1:]))
     share[1::2] = np.round(share[1::2])
-    share[0] = 0.5
     x = region.lower + share * (region.upper - region.lower)
     x[0] = center[0]
     return _project(x, region)
@@ -126,7 +130,14 @@ def _starts(region: Region, center: np.ndarray, count: int, rng: np.random.Gener
 def _descend(x: np.ndarray, gradient: np.ndarray, region: Region, length: float) -> np.ndarray:
     """One steepest-descent step in the geometry of the region's norm, projected back."""
     if region.center is None or region.radius is None:
-        return _project(x - length * (region.upper - region.lower) / 2 * np.sign(gradient), region)
+        half = (region.upper - region.lower) / 2
+        # Sign steps suit many inputs; in few dimensions steps along the slope reach what corners do not.
+        scaled = gradient * half
+        largest = np.abs(scaled.reshape(x.shape[0], -1)).max(axis=1).reshape(-1, *(1,) * (x.ndim - 1))
+        slope = scaled / np.maximum(largest, np.finfo(np.float64).tiny)
+        direction = np.sign(gradient)
+        direction[1::2] = slope[1::2]
+        return _project(x - length * half * direction, region)
     flat = gradient.reshape(gradient.shape[0], -1)
     if region.norm == "1":  # steepest in l1: the single entry with the largest slope
         direction = np.zeros_like(flat)

@@ -42,6 +42,10 @@ class Rows:
             found.append(None if best is None else (int(best), float(lower[best])))
         return found
 
+    def gap(self, lower: np.ndarray, number: int) -> float:
+        """The largest (lower - bound) among one disjunct's rows; -inf for a disjunct without rows."""
+        return float(max((lower - self.bound)[self.disjunct == number], default=-np.inf))
+
     def margin(self, lower: np.ndarray) -> float:
         """min over disjuncts of the largest (lower - bound): positive means that everything is refuted."""
         gaps = np.full(self.n_disjuncts, -np.inf)

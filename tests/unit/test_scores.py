@@ -1,0 +1,205 @@
+"""Tables from rows, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rows_builder import radius_row, row, write
+
+from verifkit.bench.scores import certified_accuracy, frame, load_rows, radius_table, verdict_table
+from verifkit.bench.terminal import number, render, seconds, terminal_table
+from verifkit.errors import SuiteError
+
+
+def only(table: pd.DataFrame, **where: Any) -> dict[str, Any]:
+    """The single line of `table` with these values."""
+    for column, value in where.items():
+        table = table[table[column] == value]
+    assert len(table) == 1
+    return {str(k): v for k, v in table.iloc[0].to_dict().items()}
+
+
+def test_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    out = write(tmp_path, [row(), row("pgd", "UNKNOWN")], tail='{"schema": 1, "verd')
+    assert len(load_rows(out)) == 2
+
+
+@pytest.mark.parametrize("content", [None, "", "\n", '{"verdict": "HO', "[1]\n", '{"a": 1}\n', "oops\n{}\n"])
+def test_unusable_folders_are_one_clear_sentence(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "rows.jsonl").write_text(content)
+    with pytest.raises(SuiteError, match=r"rows\.jsonl"):
+        load_rows(tmp_path)
+
+
+def test_damage_in_the_middle_names_the_line(tmp_path: Path) -> None:
+    write(tmp_path, [row()], tail="{torn\n" + '{"verdict": "HOLDS", "verifier": "x"}\n')
+    with pytest.raises(SuiteError, match="line 2"):
+        load_rows(tmp_path)
+
+
+def test_missing_folder() -> None:
+    with pytest.raises(SuiteError, match="verifkit bench"):
+        load_rows(Path("no-such-folder"))
+
+
+def test_sparse_rows_get_every_column() -> None:
+    df = frame([{"verifier": "v", "verdict": "UNKNOWN"}, {"verifier": "v", "verdict": "HOLDS", "certified": "inf"}])
+    assert df["reason"].tolist() == ["", ""]
+    assert math.isinf(df["certified"][1])
+    assert df["line"].tolist() == [1, 2]
+
+
+def test_verdicts_under_their_own_names() -> None:
+    reasons = ["incomplete", "timeout", "timeout", "memout", "unsupported", "unconfirmed", "error", "novel"]
+    rows = [row("milp", "HOLDS"), row("milp", "VIOLATED", verifier_seconds=3.0)]
+    rows += [row("milp", "UNKNOWN", reason=r, verifier_seconds=None, wall_seconds=60.0) for r in reasons]
+    line = only(verdict_table(frame(rows)))
+    assert (line["rows"], line["HOLDS"], line["VIOLATED"], line["timeout"], line["other"]) == (10, 1, 1, 2, 1)
+    assert all(line[r] == 1 for r in ("incomplete", "memout", "unsupported", "unconfirmed", "error"))
+    assert line["decided_percent"] == 20.0
+    assert line["total_seconds"] == 1 + 3 + 8 * 60
+    assert line["median_seconds"] == 60.0
+
+
+def test_subjects_and_options_make_separate_lines() -> None:
+    rows = [row("smoothing", options={"sigma": s, "n": 100}) for s in (0.25, 0.5)]
+    rows += [row("smoothing", "UNKNOWN", options={"sigma": 0.25, "n": 100}, kind=None), row("crown")]
+    table = verdict_table(frame(rows))
+    assert table["subject"].tolist() == ["network", "smoothed classifier", "smoothed classifier"]
+    assert table["verifier"].tolist() == ["crown", "smoothing (sigma=0.25)", "smoothing (sigma=0.5)"]
+    assert table["rows"].tolist() == [1, 2, 1]
+
+
+def test_models_of_one_name_are_told_apart() -> None:
+    df = frame([row(model_hash="a" * 64), row(model_hash="b" * 64)])
+    assert df["model_label"].tolist() == ["net.onnx (aaaaaaaa)", "net.onnx (bbbbbbbb)"]
+
+
+FIVE = [
+    radius_row("crown", certified=0.1, falsified=0.3, index=0),
+    radius_row("crown", certified=0.2, index=1),
+    radius_row("crown", falsified=0.0, index=2),
+    radius_row("crown", index=3, reason="timeout"),
+    radius_row("crown", index=4, reason="incomplete"),
+]
+
+
+def test_certified_accuracy_keeps_everything_in_the_denominator() -> None:
+    table = certified_accuracy(frame(FIVE), [0.0, 0.1, 0.15, 0.3])
+    assert table["accuracy"].tolist() == [0.4, 0.4, 0.2, 0.0]
+    assert table["upper"].tolist() == [0.8, 0.8, 0.8, 0.6]
+    line = only(table, radius=0.15)
+    names = ("rows", "certified", "smaller", "misclassified", "timeout", "incomplete", "error", "falsified")
+    assert [line[n] for n in names] == [5, 1, 1, 1, 1, 1, 0, 0]
+    assert only(table, radius=0.3)["falsified"] == 1
+
+
+def test_certified_accuracy_from_questions_at_given_radii() -> None:
+    ball = {"index": 0, "label": 0, "predicted": 0}
+    rows = [row("milp", "HOLDS", radius=0.1, **ball), row("milp", "VIOLATED", radius=0.2, **ball)]
+    rows += [row("milp", "UNKNOWN", radius=0.1, **(ball | {"index": 1, "predicted": 3}))]
+    rows += [row("pgd", "VIOLATED", radius=0.1, **(ball | {"index": 1}))]
+    table = certified_accuracy(frame(rows))
+    assert table[table["verifier"] == "milp"]["radius"].tolist() == [0.1, 0.2]
+    line = only(table, verifier="milp", radius=0.1)
+    assert (line["source"], line["accuracy"], line["misclassified"], line["upper"]) == ("verify", 0.5, 1, 0.5)
+    assert only(table, verifier="milp", radius=0.2)["accuracy"] == 0.0
+    attack = only(table, verifier="pgd")
+    assert math.isnan(attack["accuracy"])
+    assert attack["upper"] == 0.0
+
+
+def test_prediction_of_the_network_does_not_count_against_the_smoothed_classifier() -> None:
+    df = frame([radius_row("smoothing", certified=0.5, predicted=7), radius_row("crown", certified=0.5, predicted=7)])
+    table = certified_accuracy(df, [0.25])
+    assert only(table, verifier="smoothing")["accuracy"] == 1.0
+    assert only(table, verifier="crown")["accuracy"] == 0.0
+    assert math.isnan(only(table, verifier="smoothing")["upper"])
+
+
+def test_default_radii_are_round() -> None:
+    radii = certified_accuracy(frame([radius_row(certified=0.078)]))["radius"].tolist()
+    assert radii == [0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08]
+
+
+def test_radius_table_by_hand() -> None:
+    line = only(radius_table(frame(FIVE)))
+    assert line["median_certified"] == 0.0  # 0, 0, 0, 0.1, 0.2: misclassified and undecided count as 0
+    assert line["mean_certified"] == pytest.approx(0.06)
+    assert line["median_falsified"] == pytest.approx(0.15)  # of 0 and 0.3
+    assert (line["rows"], line["with_radius"], line["misclassified"], line["with_falsified"]) == (5, 2, 1, 2)
+    assert math.isnan(line["tightness"])
+
+
+def test_tightness_only_where_a_complete_method_closed_the_bracket() -> None:
+    rows = [
+        *(radius_row("milp", certified=0.1995, falsified=0.2, index=0), radius_row("crown", certified=0.1, index=0)),
+        *(radius_row("milp", certified=0.1, falsified=0.2, index=1), radius_row("crown", certified=0.1, index=1)),
+        *(radius_row("milp", certified=0.4, falsified=0.4, index=2), radius_row("crown", index=2)),
+        radius_row("pgd", falsified=0.25, index=0),
+        radius_row("smoothing", certified=0.1, index=0),
+    ]
+    table = radius_table(frame(rows))
+    crown = only(table, verifier="crown")
+    assert (crown["tightness"], crown["with_exact"]) == (pytest.approx((0.5 + 0.0) / 2), 2)
+    assert only(table, verifier="milp")["tightness"] == pytest.approx((0.9975 + 1) / 2)
+    assert math.isnan(only(table, verifier="smoothing")["tightness"])  # another subject
+    pgd = only(table, verifier="pgd")
+    assert math.isnan(pgd["median_certified"])
+    assert pgd["median_falsified"] == 0.25
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row("x", "UNKNOWN", reason="unsupported", kind=None, norm=None, verifier_seconds=None, wall_seconds=None)],
+        [row()],
+        [radius_row("pgd", reason="error")],
+    ],
+)
+def test_poor_groups_make_tables_all_the_same(rows: list[dict[str, Any]]) -> None:
+    df = frame(rows)
+    assert len(verdict_table(df)) == 1
+    assert len(radius_table(df)) == (rows[0]["question"] == "radius")
+    assert set(certified_accuracy(df).columns) >= {"accuracy", "radius"}
+
+
+def test_no_rows_at_all() -> None:
+    df = frame([])
+    assert verdict_table(df).empty
+    assert radius_table(df).empty
+    assert certified_accuracy(df).empty
+
+
+def test_plain_summary_truncates_nothing_and_boxed_one_folds() -> None:
+    name = "a-verifier-with-quite-a-long-name" * 5
+    df = frame([row(name, kind="incomplete"), row("smoothing")])
+    plain = render(df, console_is_terminal=False)
+    assert name in plain
+    assert "\x1b" not in plain
+    assert "no contradiction among 2 rows" in plain
+    assert "do not rank them together" in plain
+    columns, rows = terminal_table(df)
+    assert "timeout" not in columns
+    assert all(len(r) == len(columns) for r in rows)
+    boxed = re.sub("\x1b\\[[0-9;]*m", "", render(df, console_is_terminal=True, width=80))
+    assert max(map(len, boxed.splitlines())) <= 80
+    assert "…" not in boxed
+    assert all(part in boxed for part in ("a-verifier", "incomplete", "probabilistic"))
+    assert "Does the property hold? About the smoothed classifier" in boxed
+
+
+def test_summary_opens_with_violations() -> None:
+    df = frame([row("crown"), row("pgd", "VIOLATED")])
+    assert render(df, console_is_terminal=False).startswith("1 SOUNDNESS VIOLATION among 2 rows\n")
+
+
+def test_numbers_and_seconds() -> None:
+    assert [number(v) for v in (math.nan, math.inf, 0.03125, 12345.6)] == ["–", "∞", "0.0312", "12346"]
+    assert [seconds(v) for v in (0.0123, 150, 7300)] == ["0.0123 s", "2 min 30 s", "2 h 1 min"]

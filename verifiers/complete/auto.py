@@ -1,0 +1,67 @@
+"""The default: falsify first, then cheap bounds, then a complete method, within one budget.
+
+Its first form asks `pgd`, `crown` and `milp` in turn and stops at the first definite answer; the result's details say
+which of them gave it. The stages come from the registry, so another installed verifier can take any place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from verifkit.analysis.interval import MONOTONE
+from verifkit.budget import Clock
+from verifkit.capabilities import Capabilities, Kind, Paper
+from verifkit.ops import Max, Product
+from verifkit.query import Query
+from verifkit.registry import create
+from verifkit.result import Outcome, Reason, Result, Verdict
+from verifkit.verifier import Verifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto(Verifier):
+    """stages: registered names, asked in this order with their default options.
+
+    Every stage but the last may spend at most a quarter of the time left.
+    """
+
+    stages: tuple[str, ...] = ("pgd", "crown", "milp")
+
+    name: ClassVar[str] = "auto"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        kinds={"inf": Kind.COMPLETE, "1": Kind.COMPLETE, "2": Kind.INCOMPLETE},
+        operators=frozenset({Max, Product}),
+        activations=frozenset(MONOTONE),
+        coupling=True,
+        paper=Paper(
+            "verifkit_auto",
+            "The verifkit authors",
+            "A portfolio of falsification, linear bounds and mixed-integer programming",
+            "verifkit documentation",
+            2026,
+        ),
+    )
+
+    def _decide(self, query: Query, clock: Clock, rng: np.random.Generator) -> Outcome:
+        last: Result | None = None
+        for number, stage in enumerate(self.stages):
+            verifier = create(stage)
+            if verifier.capabilities.refusal(query) is not None or verifier.capabilities.missing_modules():
+                continue
+            share = 1.0 if number == len(self.stages) - 1 else 0.25
+            result = verifier.verify(query, budget=clock.share(share), seed=int(rng.integers(2**31)))
+            statistics = {**result.statistics, "stage": stage}
+            if result.verdict is Verdict.HOLDS and result.guarantee is not None:
+                detail = f"decided by {stage}"
+                return Outcome.holds(result.guarantee, result.evidence, detail=detail, statistics=statistics)
+            if result.witness is not None:
+                return Outcome.violated(result.witness.x, detail=f"decided by {stage}", statistics=statistics)
+            last = result
+        if last is None:
+            return Outcome.unknown(Reason.UNSUPPORTED, f"none of {', '.join(self.stages)} can take this question")
+        return Outcome.unknown(
+            last.reason or Reason.INCOMPLETE, f"{last.verifier}: {last.detail}", statistics=last.statistics
+        )
