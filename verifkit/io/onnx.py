@@ -12,7 +12,7 @@ import zlib
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from verifkit.errors import ModelError, UnsupportedOperator
 from verifkit.io.compare import compare, probes, settle_batching

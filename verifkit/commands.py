@@ -1,0 +1,100 @@
+"""What the command line's commands do and say, without the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from verifkit.budget import Budget
+from verifkit.capabilities import Capabilities
+from verifkit.evidence import SampleCounts, Witness
+from verifkit.io.onnx import load_model
+from verifkit.io.vnnlib import load_property
+from verifkit.properties import Box
+from verifkit.query import Query
+from verifkit.radius import format_radius
+from verifkit.registry import create, names, verifier_class
+from verifkit.result import Result
+
+
+def ask(
+    model: str,
+    spec: str,
+    verifier: str,
+    options: Mapping[str, str],
+    timeout: float | None,
+    memory_gib: float | None,
+    seed: int,
+) -> Result:
+    """Loads the files and puts the question; raises `VerifkitError` for a user's mistake.
+
+    Loading counts against the time limit only in the process around: the verifier gets all of `timeout`.
+    """
+    chosen = create(verifier, options)
+    budget = Budget(seconds=timeout, memory_bytes=None if memory_gib is None else int(memory_gib * 2**30))
+    prop = load_property(spec)
+    box = prop.input_set if isinstance(prop.input_set, Box) else None
+    loaded = load_model(model, require_network=chosen.capabilities.needs_network, box=box)
+    query = Query(loaded, prop)
+    return chosen.verify(query, budget=budget, seed=seed)
+
+
+def answer_text(result: Result) -> str:
+    """The competition's word on a line of its own, then what a person wants to know."""
+    lines = [result.word]
+    if result.reason is not None:
+        lines.append(f"reason: {result.reason} - {result.detail or result.reason.advice}")
+        if result.detail:
+            lines.append(f"advice: {result.reason.advice}")
+    elif result.detail:
+        lines.append(f"detail: {result.detail}")
+    if result.guarantee is not None:
+        lines.append(f"guarantee: {result.guarantee.describe()}")
+    lines.append(f"time: {result.wall_seconds:.3f} s wall, {result.cpu_seconds:.3f} s CPU")
+    evidence = result.evidence
+    if isinstance(evidence, Witness):
+        lines += _witness_lines(evidence)
+    if isinstance(evidence, SampleCounts):
+        lines.append(f"certified l2 radius: {format_radius(evidence.radius)} (p >= {evidence.lower:.6f})")
+    return "\n".join(lines) + "\n"
+
+
+def _witness_lines(witness: Witness) -> list[str]:
+    inputs = " ".join(f"(X_{i} {float(v)!r})" for i, v in enumerate(witness.x))
+    outputs = " ".join(f"(Y_{j} {v!r})" for j, v in enumerate(witness.output))
+    where = "inside the box as written" if witness.in_written_set else "inside the box widened to floats"
+    agree = ", ".join(f"{r.arithmetic} {'unsafe' if r.unsafe else 'safe'}" for r in witness.replays)
+    return [f"witness: confirmed by {witness.confirmed_by}, {where} (replays: {agree})", f"({inputs} {outputs})"]
+
+
+def listing(terminal_width: int | None) -> str:
+    """The table of `verifkit list`: the exact name first; wrapped by rich on a terminal, plain lines elsewhere."""
+    rows = [_row(name, verifier_class(name).capabilities) for name in names()]
+    heads = ("name", "kind by norm", "operators", "needs", "paper")
+    if terminal_width is None:
+        widths = [max(len(r[k]) for r in (heads, *rows)) for k in range(len(heads))]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in (heads, *rows))
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*heads)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=terminal_width)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip()
+
+
+def _row(name: str, capabilities: Capabilities) -> tuple[str, str, str, str, str]:
+    by_kind: dict[str, list[str]] = {}
+    for norm, kind in capabilities.kinds.items():
+        by_kind.setdefault(str(kind), []).append(f"l{norm}")
+    kinds = "; ".join(f"{kind} ({', '.join(norms)})" for kind, norms in by_kind.items())
+    if capabilities.operators is None:
+        operators = "any model that can be called"
+    else:
+        known = [f.name for f in capabilities.activations] + [o.__name__.lower() for o in capabilities.operators]
+        operators = "affine, " + ", ".join(sorted(known))
+    missing = capabilities.missing_modules()
+    needs = ", ".join(f"{m} (not installed)" if m in missing else m for m in capabilities.modules) or "-"
+    return name, kinds, operators, needs, capabilities.paper.short()
