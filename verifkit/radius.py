@@ -66,17 +66,20 @@ def bisect(
     *,
     tolerance: float,
     start: float = 1 / 64,
+    falsifying: bool = False,
 ) -> Radius:
     """Brackets the radius by asking at doubling or halving radii from `start`, then by bisection.
 
     ask(radius) returns the result there, or None once the budget is spent. Stops when the gap is at most `tolerance`
-    times its upper end. No cap: doubling goes on until the ball covers the clip box, or 2**60.
+    times its upper end. No cap: doubling goes on until the ball covers the clip box, or 2**60. `falsifying`: the
+    method only ever finds violations, so the search looks for the smallest violated radius instead of the largest
+    certified one.
     """
     certified: RadiusEnd | None = None
     falsified: RadiusEnd | None = None
     undecided: list[tuple[float, Reason]] = []
 
-    def probe(radius: float) -> bool | None:
+    def go_up(radius: float) -> bool | None:
         nonlocal certified, falsified
         result = ask(radius)
         if result is None:
@@ -86,34 +89,36 @@ def bisect(
             return True
         if result.verdict is Verdict.VIOLATED:
             falsified = RadiusEnd(radius, result)
-        else:
-            undecided.append((radius, result.reason or Reason.ERROR))
+            return False
+        if falsifying and result.reason is Reason.INCOMPLETE:
+            return True
+        undecided.append((radius, result.reason or Reason.ERROR))
         return False
 
-    low, high, complete = _enclose(family, probe, start)
+    low, high, complete = _enclose(family, go_up, start)
     while high is not None and high - low > tolerance * high and high > SMALLEST:
         middle = (low + high) / 2
-        answer = probe(middle)
+        answer = go_up(middle)
         if answer is None:
             break
         low, high = (middle, high) if answer else (low, middle)
-    return Radius(family.norm, certified, falsified, tuple(undecided), complete)
+    return Radius(family.norm, certified, falsified, tuple(undecided), complete and certified is not None)
 
 
 def _enclose(
-    family: QueryFamily, probe: Callable[[float], bool | None], start: float
+    family: QueryFamily, go_up: Callable[[float], bool | None], start: float
 ) -> tuple[float, float | None, bool]:
-    """(certified so far, first radius not certified or None, whether the whole clip box is certified)."""
-    if not probe(0.0):
+    """(largest radius to go up from, smallest to go down from or None, whether the whole clip box was passed)."""
+    if not go_up(0.0):
         return 0.0, None, False
     reach = family.reach if family.norm == "inf" else None
     low, radius = 0.0, start
     while radius < 2.0**60:
         if reach is not None and radius >= reach:
             radius = max(float(reach), low)
-            answer = probe(radius)
+            answer = go_up(radius)
             return (radius, None, True) if answer else (low, radius if answer is False else None, False)
-        answer = probe(radius)
+        answer = go_up(radius)
         if answer is None:
             return low, None, False
         if not answer:

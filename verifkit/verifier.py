@@ -74,7 +74,8 @@ class Verifier(ABC):
                 return None
             return self.verify(family.at(rational(radius)), budget=clock.share(), seed=seed)
 
-        return bisect(family, ask, tolerance=2.0**-10)
+        falsifying = self.capabilities.kinds[family.norm] is Kind.FALSIFIER
+        return bisect(family, ask, tolerance=2.0**-10, falsifying=falsifying)
 
     @final
     def describe(self) -> str:

@@ -94,7 +94,7 @@ def radius_row(
     wrong = falsified == 0
     verdict = "VIOLATED" if wrong else "HOLDS" if certified else "UNKNOWN"
     sample = {"question": "radius", "index": index, "label": 0, "predicted": 1 if wrong else 0}
-    names = {"instance": f"sample {index}", "property": f"sample {index}", "property_hash": f"s{index}"}
+    names = {"instance": f"sample {index}", "property": f"test.npz[{index}] linf radius", "property_hash": f"s{index}"}
     ends = {"certified": certified, "falsified": falsified, "witness": None if falsified is None else witness()}
     return row(verifier, verdict, **{**sample, **names, **ends, "undecided": [], "complete": False, **changes})
 

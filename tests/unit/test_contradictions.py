@@ -114,7 +114,7 @@ def test_a_row_can_contradict_itself() -> None:
 
 @pytest.mark.parametrize(("radius", "violation"), [(0.1, True), (0.01, False)])
 def test_questions_at_a_radius_meet_radii(radius: float, violation: bool) -> None:
-    asked = row("crown", "HOLDS", radius=radius, index=0, label=0, property_hash="other")
+    asked = row("crown", "HOLDS", radius=radius, index=0, label=0, property="test.npz[0] linf", property_hash="a")
     assert soundness_violations(find(frame([asked, radius_row("pgd", falsified=0.05)]))) is violation
 
 
@@ -123,6 +123,13 @@ def test_questions_at_different_radii_meet() -> None:
     large = row("crown", radius=0.2, property_hash="a", **sample)
     small = row("pgd", "VIOLATED", radius=0.1, property_hash="b", **sample)
     assert kinds(large, small) == [ContradictionKind.SOUNDNESS]
+
+
+def test_samples_of_other_files_and_other_clip_boxes_do_not_meet() -> None:
+    elsewhere = row("crown", radius=0.1, index=0, label=0, property="train.npz[0] linf 0.1", property_hash="a")
+    assert kinds(elsewhere, radius_row("pgd", falsified=0.05)) == []
+    clipped = radius_row("crown", certified=0.1, property_hash="clipped")
+    assert kinds(clipped, radius_row("pgd", falsified=0.05)) == []
 
 
 def test_one_pair_is_reported_once() -> None:

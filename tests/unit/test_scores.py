@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from rows_builder import radius_row, row, write
 
+from verifkit.bench.schema import Row
 from verifkit.bench.scores import certified_accuracy, frame, load_rows, radius_table, verdict_table
 from verifkit.bench.terminal import number, render, seconds, terminal_table
 from verifkit.errors import SuiteError
@@ -53,6 +55,10 @@ def test_sparse_rows_get_every_column() -> None:
     assert df["reason"].tolist() == ["", ""]
     assert math.isinf(df["certified"][1])
     assert df["line"].tolist() == [1, 2]
+
+
+def test_synthetic_rows_are_rows_of_the_runner() -> None:
+    assert set(row()) == set(radius_row()) == {f.name for f in dataclasses.fields(Row)}
 
 
 def test_verdicts_under_their_own_names() -> None:
@@ -132,8 +138,8 @@ def test_radius_table_by_hand() -> None:
     line = only(radius_table(frame(FIVE)))
     assert line["median_certified"] == 0.0  # 0, 0, 0, 0.1, 0.2: misclassified and undecided count as 0
     assert line["mean_certified"] == pytest.approx(0.06)
-    assert line["median_falsified"] == pytest.approx(0.15)  # of 0 and 0.3
-    assert (line["rows"], line["with_radius"], line["misclassified"], line["with_falsified"]) == (5, 2, 1, 2)
+    assert math.isnan(line["median_falsified"])  # 0, 0.3 and three times unbounded
+    assert (line["rows"], line["with_radius"], line["misclassified"], line["with_falsified"]) == (5, 2, 1, 1)
     assert math.isnan(line["tightness"])
 
 
@@ -153,6 +159,14 @@ def test_tightness_only_where_a_complete_method_closed_the_bracket() -> None:
     pgd = only(table, verifier="pgd")
     assert math.isnan(pgd["median_certified"])
     assert pgd["median_falsified"] == 0.25
+
+
+def test_medians_bracket_the_true_one() -> None:
+    rows = [radius_row("milp", certified=c, falsified=f, index=i) for i, (c, f) in enumerate([(0.1, 0.2), (0.3, 0.4)])]
+    rows += [radius_row("milp", falsified=0.0, index=2), radius_row("milp", certified=0.5, index=3)]
+    line = only(radius_table(frame(rows)))
+    assert line["median_certified"] == pytest.approx(0.2)  # 0, 0.1, 0.3, 0.5
+    assert line["median_falsified"] == pytest.approx(0.3)  # 0, 0.2, 0.4, unbounded
 
 
 @pytest.mark.parametrize(

@@ -212,10 +212,14 @@ class _Program:
             # HiGHS adds up its run times: its limit counts from the first call.
             self._solver.setOptionValue("time_limit", self._solver.getRunTime() + clock.remaining)
 
+        proved = -math.inf
+
         def interrupt(event: Any) -> None:
-            decided = event.data_out.mip_dual_bound >= cleared or event.data_out.mip_primal_bound < -cleared
-            if decided or clock.remaining <= 0:
-                event.data_in.user_interrupt = True
+            nonlocal proved
+            # The record after an interrupted run may lag behind what this call was shown.
+            proved = max(proved, float(event.data_out.mip_dual_bound))
+            decided = proved >= cleared or event.data_out.mip_primal_bound < -cleared
+            event.data_in.user_interrupt = decided or clock.remaining <= 0  # also clears the last run's interrupt
 
         self._solver.cbMipInterrupt.subscribe(interrupt)
         self._solver.run()
@@ -227,7 +231,7 @@ class _Program:
         solution = self._solver.getSolution()
         if status == self._highspy.HighsModelStatus.kInfeasible:
             return cleared, math.inf, None  # nothing has t <= cleared
-        bound = float(info.mip_dual_bound)
+        bound = max(proved, float(info.mip_dual_bound))
         if not solution.value_valid:
             return bound, math.inf, None
         x = np.array(solution.col_value)[: self._n_inputs]

@@ -1,24 +1,24 @@
 """The exact oracle: the truth about a small ReLU network, in rational arithmetic.
 
 It walks over the ReLU activation patterns that some input of the set reaches. Each pattern turns the network into one
-affine map on one polytope, where every question is a linear program, solved exactly (primal simplex, Bland's rule,
-integer-preserving pivots). It takes plain numbers and shares no code with the lowering or the analyses, so that it can
-contradict them. Meant for about 12 ReLUs and up to 4 inputs (an l1 ball of n inputs costs 2^n rows).
+affine map on one polytope, where every question is a linear program, solved exactly by `simplex`. It takes plain
+numbers and shares no code with the lowering or the analyses, so that it can contradict them. Meant for about 12 ReLUs
+and up to 4 inputs (an l1 ball of n inputs costs 2^n rows).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 from typing import Any
 
+from verifkit.testing.simplex import Form, Polytope, combine, least_maximum, least_on_cube, negative, reaches, sides
+
 Vector = tuple[Fraction, ...]
 Matrix = tuple[Vector, ...]
-Form = list[int]
-"""An affine form over the scaled inputs v in [0, 1]^n, constant first, times a denominator kept elsewhere."""
 
 
 def _vector(values: Any) -> Vector:
@@ -163,121 +163,6 @@ class OracleAnswer:
         return -self.band <= self.margin <= self.band
 
 
-class _Polytope:
-    """{v in R^n : v >= 0 and every added form >= 0} with a feasible vertex, as a simplex dictionary of integers.
-
-    Basic variable `basic[i]` is (rows[i][0] + sum_j rows[i][j] * nonbasic `columns[j]`) / den; column 0 is the
-    constant. Variables 0..n-1 are v, the others slacks. Pivots divide exactly by the last denominator (entries stay
-    minors of the first tableau), so no fractions appear.
-    """
-
-    def __init__(self, n: int) -> None:
-        self.n, self.den, self.fresh = n, 1, n
-        self.columns = [-1, *range(n)]
-        self.basic: list[int] = []
-        self.rows: list[Form] = []
-
-    def copy(self) -> _Polytope:
-        """A copy that may be changed: rows are replaced by a pivot, never written to."""
-        other = _Polytope(self.n)
-        other.den, other.fresh = self.den, self.fresh
-        other.columns, other.basic, other.rows = list(self.columns), list(self.basic), list(self.rows)
-        return other
-
-    def express(self, form: Form) -> Form:
-        """The form in terms of the nonbasic variables, times `den`."""
-        n, den = self.n, self.den
-        out = [form[c + 1] * den if c < n else 0 for c in self.columns]
-        for variable, row in zip(self.basic, self.rows, strict=True):
-            if variable < n and (factor := form[variable + 1]):
-                out = [a + factor * b for a, b in zip(out, row, strict=True)]
-        return out
-
-    def climb(self, objective: Form, enough: Callable[[int], bool] | None = None) -> Form:
-        """Maximise an expressed form, moving the vertex; stops early where its constant is `enough`.
-
-        Returns the form as expressed at the new vertex. Bland's rule: always the lowest index, so it cannot cycle.
-        """
-        while enough is None or not enough(objective[0]):
-            entering = min(((c, j) for j, c in enumerate(self.columns) if j and objective[j] > 0), default=None)
-            if entering is None:
-                return objective
-            objective = self._pivot(self._leaving(entering[1]), entering[1], objective)
-        return objective
-
-    def _leaving(self, j: int) -> int:
-        best, constant, slope = -1, 0, 0
-        for i, row in enumerate(self.rows):
-            if row[j] < 0:
-                # Compare the ratios row[0] / -row[j] and constant / -slope without dividing.
-                gap = row[0] * slope - constant * row[j]
-                if best < 0 or gap > 0 or (gap == 0 and self.basic[i] < self.basic[best]):
-                    best, constant, slope = i, row[0], row[j]
-        if best < 0:
-            raise ValueError("a linear program of the oracle is unbounded: its region is no polytope")
-        return best
-
-    def _pivot(self, r: int, j: int, objective: Form) -> Form:
-        pivot, den = self.rows[r], self.den
-        new = -pivot[j]
-
-        def moved(row: Form) -> Form:
-            a = row[j]
-            out = [(x * new + a * c) // den for x, c in zip(row, pivot, strict=True)]
-            out[j] = -a
-            return out
-
-        self.rows = [moved(row) for row in self.rows]
-        self.rows[r] = list(pivot)
-        self.rows[r][j] = -den
-        self.basic[r], self.columns[j], self.den = self.columns[j], self.basic[r], new
-        return moved(objective)
-
-    def append(self, row: Form) -> None:
-        """An expressed row >= 0 that the present vertex satisfies."""
-        self.basic.append(self.fresh)
-        self.rows.append(row)
-        self.fresh += 1
-
-    def widen(self) -> None:
-        """One more variable >= 0, nonbasic (in the last column), in no row yet."""
-        self.rows = [[*row, 0] for row in self.rows]
-        self.columns.append(self.fresh)
-        self.fresh += 1
-
-    def add(self, form: Form) -> bool:
-        """Cut by form >= 0, moving to a vertex that satisfies it; False where there is none."""
-        common = math.gcd(*form) or 1
-        row = self.climb(self.express([v // common for v in form]), lambda value: value >= 0)
-        if row[0] >= 0:
-            self.append(row)
-        return row[0] >= 0
-
-    def vertex(self) -> list[Fraction]:
-        v = [Fraction(0)] * self.n
-        for variable, row in zip(self.basic, self.rows, strict=True):
-            if variable < self.n:
-                v[variable] = Fraction(row[0], self.den)
-        return v
-
-
-def _negative(form: Form) -> Form:
-    return [-v for v in form]
-
-
-def _low(form: Form) -> int:
-    """The least value over v in [0, 1]^n."""
-    return form[0] + sum(v for v in form[1:] if v < 0)
-
-
-def _combine(coefficients: Sequence[int], forms: Sequence[Form], start: Form) -> Form:
-    total = start
-    for c, form in zip(coefficients, forms, strict=True):
-        if c:
-            total = [t + c * f for t, f in zip(total, form, strict=True)]
-    return total
-
-
 def _denominator(*vectors: Sequence[Fraction]) -> int:
     return math.lcm(*(v.denominator for vector in vectors for v in vector))
 
@@ -318,8 +203,8 @@ class _Search:
     def constant(self, value: int) -> Form:
         return [value, *[0] * self.n]
 
-    def _root(self) -> _Polytope:
-        root, region = _Polytope(self.n), self.region
+    def _root(self) -> Polytope:
+        root, region = Polytope(self.n), self.region
         for j in range(self.n):
             root.add([1, *(-1 if j == k else 0 for k in range(self.n))])
         if region.center is not None and self.n:
@@ -328,7 +213,7 @@ class _Search:
             center, (radius,) = _integers(region.center, scale), _integers([region.radius], scale)
             for signs in product((-1, 1), repeat=len(center)):
                 start = self.constant(radius + sum(s * c for s, c in zip(signs, center, strict=True)))
-                if not root.add(_combine([-s for s in signs], inputs, start)):
+                if not root.add(combine([-s for s in signs], inputs, start)):
                     raise ValueError("the region is empty")
         elif region.center is not None:
             gaps = (abs(a - c) for a, c in zip(region.lower, region.center, strict=True))
@@ -336,85 +221,39 @@ class _Search:
                 raise ValueError("the region is empty")
         return root
 
-    def leaves(self) -> Iterator[tuple[_Polytope, list[Form]]]:
+    def leaves(self) -> Iterator[tuple[Polytope, list[Form]]]:
         """Polytopes that cover the region, each with the outputs' forms (denominator `dens[-1]`) on it."""
         return self._layer(self.root, [self.inputs])
 
-    def _layer(self, polytope: _Polytope, posts: list[list[Form]]) -> Iterator[tuple[_Polytope, list[Form]]]:
+    def _layer(self, polytope: Polytope, posts: list[list[Form]]) -> Iterator[tuple[Polytope, list[Form]]]:
         k = len(posts)
         weight, bias = self.layers[k - 1]
-        z = [_combine(row, posts[-1], self.constant(b)) for row, b in zip(weight, bias, strict=True)]
+        z = [combine(row, posts[-1], self.constant(b)) for row, b in zip(weight, bias, strict=True)]
         for s, target in self.net.skips:
             if target == k:
                 factor = self.dens[k] // self.dens[s]
-                z = [_combine([factor], [h], form) for form, h in zip(z, posts[s], strict=True)]
+                z = [combine([factor], [h], form) for form, h in zip(z, posts[s], strict=True)]
         if k == len(self.layers):
             yield polytope, z
         else:
             yield from self._neuron(polytope, posts, z, [])
 
     def _neuron(
-        self, polytope: _Polytope, posts: list[list[Form]], z: list[Form], done: list[Form]
-    ) -> Iterator[tuple[_Polytope, list[Form]]]:
+        self, polytope: Polytope, posts: list[list[Form]], z: list[Form], done: list[Form]
+    ) -> Iterator[tuple[Polytope, list[Form]]]:
         if len(done) == len(z):
             yield from self._layer(polytope, [*posts, done])
             return
         form = z[len(done)]
-        for active, side in _sides(polytope, form):
+        for active, side in sides(polytope, form):
             yield from self._neuron(side, posts, z, [*done, form if active else self.constant(0)])
 
-    def point(self, polytope: _Polytope) -> Vector:
+    def point(self, polytope: Polytope) -> Vector:
         """The input at the polytope's vertex."""
         x = list(self.region.lower)
         for i, v in zip(self.free, polytope.vertex(), strict=True):
             x[i] += v * (self.region.upper[i] - self.region.lower[i])
         return tuple(x)
-
-
-def _sides(polytope: _Polytope, form: Form) -> list[tuple[bool, _Polytope]]:
-    """The phases (active or not) that a pre-activation takes on a polytope, with the part of it where it does.
-
-    A phase that is reached on the face form = 0 only is left out: the other one covers that face too.
-    """
-    if _low(form) >= 0:
-        return [(True, polytope)]
-    if _low(_negative(form)) >= 0:
-        return [(False, polytope)]
-    up, down = polytope.copy(), polytope.copy()
-    above = up.climb(up.express(form), lambda value: value > 0)
-    below = down.climb(down.express(_negative(form)), lambda value: value > 0)
-    if above[0] <= 0:
-        return [(False, polytope)]
-    if below[0] <= 0:
-        return [(True, polytope)]
-    up.add(form)
-    down.add(_negative(form))
-    return [(True, up), (False, down)]
-
-
-def _least_maximum(polytope: _Polytope, forms: list[Form]) -> Fraction:
-    """min over the polytope of the largest form; moves the vertex to a minimiser."""
-    rows = [polytope.express(form) for form in forms]
-    top = max(range(len(rows)), key=lambda r: rows[r][0])
-    # t >= every form: with t = forms[top] + s and s >= 0 a new variable, the present vertex is feasible at s = 0.
-    polytope.widen()
-    for r, row in enumerate(rows):
-        if r != top:
-            polytope.append([*(a - b for a, b in zip(rows[top], row, strict=True)), polytope.den])
-    best = polytope.climb(_negative([*rows[top], polytope.den]))
-    return Fraction(-best[0], polytope.den)
-
-
-def _reaches(polytope: _Polytope, rows: Sequence[Row], forms: list[Form]) -> bool:
-    """Whether form <= 0 (< 0 for strict rows) holds for all somewhere on the polytope; moves the vertex there."""
-    if not all(polytope.add(_negative(form)) for form in forms):
-        return False
-    cuts = [polytope.express(_negative(form)) for row, form in zip(rows, forms, strict=True) if row.strict]
-    polytope.widen()
-    den, zeros = polytope.den, [0] * (len(polytope.columns) - 2)
-    for cut in [*cuts, [den, *zeros]]:  # maximise a slack s: form + s <= 0 for every strict row, and s <= 1
-        polytope.append([*cut, -den])
-    return polytope.climb([0, *zeros, den], lambda slack: slack > 0)[0] > 0
 
 
 class _Tally:
@@ -427,15 +266,15 @@ class _Tally:
         self.witness: Vector | None = None
         self.largest = Fraction(-1)
 
-    def leaf(self, polytope: _Polytope, outputs: list[Form]) -> None:
+    def leaf(self, polytope: Polytope, outputs: list[Form]) -> None:
         self._range(polytope.copy(), outputs)
         for disjunct in self.unsafe:
             self._disjunct(polytope.copy(), outputs, disjunct)
 
-    def _range(self, polytope: _Polytope, outputs: list[Form]) -> None:
+    def _range(self, polytope: Polytope, outputs: list[Form]) -> None:
         den = self.search.dens[-1]
-        for form in (signed for y in outputs for signed in (y, _negative(y))):
-            if Fraction(-_low(_negative(form)), den) > self.largest:
+        for form in (signed for y in outputs for signed in (y, negative(y))):
+            if Fraction(-least_on_cube(negative(form)), den) > self.largest:
                 top = polytope.climb(polytope.express(form))
                 self.largest = max(self.largest, Fraction(top[0], polytope.den * den))
 
@@ -447,35 +286,35 @@ class _Tally:
         forms = []
         for row in rows:
             (bound,) = _integers([row.bound], scale)
-            form = _combine(_integers(row.outputs, scale), outputs, search.constant(-bound * search.dens[-1]))
+            form = combine(_integers(row.outputs, scale), outputs, search.constant(-bound * search.dens[-1]))
             if row.inputs:
-                form = _combine([v * factor for v in _integers(row.inputs, scale)], search.inputs, form)
+                form = combine([v * factor for v in _integers(row.inputs, scale)], search.inputs, form)
             forms.append(form)
         return forms, scale * search.dens[-1]
 
-    def _disjunct(self, polytope: _Polytope, outputs: list[Form], disjunct: Disjunct) -> None:
+    def _disjunct(self, polytope: Polytope, outputs: list[Form], disjunct: Disjunct) -> None:
         forms, den = self._forms(outputs, disjunct.rows)
-        if forms and Fraction(max(map(_low, forms)), den) > self.margin:
+        if forms and Fraction(max(map(least_on_cube, forms)), den) > self.margin:
             return
         if disjunct.box is not None and not self._restrict(polytope, *disjunct.box):
             return
         moved = polytope.copy()
-        value = _least_maximum(moved, forms) / den if forms else -math.inf
+        value = least_maximum(moved, forms) / den if forms else -math.inf
         if value < self.margin:
             self.margin, self.nearest = value, self.search.point(moved)
             if value < 0:
                 self.witness = self.nearest
-        if value == 0 and self.witness is None and _reaches(polytope, disjunct.rows, forms):
+        if value == 0 and self.witness is None and reaches(polytope, forms, [row.strict for row in disjunct.rows]):
             self.witness = self.search.point(polytope)
 
-    def _restrict(self, polytope: _Polytope, lower: Vector, upper: Vector) -> bool:
+    def _restrict(self, polytope: Polytope, lower: Vector, upper: Vector) -> bool:
         """Cut by a box in the inputs; False where nothing is left."""
         search = self.search
         for form, low, high in zip(search.inputs, lower, upper, strict=True):
             for sign, bound in ((1, low), (-1, high)):
                 scaled = [sign * v * bound.denominator for v in form]
                 scaled[0] -= sign * bound.numerator * search.dens[0]
-                if _low(scaled) < 0 and not polytope.add(scaled):
+                if least_on_cube(scaled) < 0 and not polytope.add(scaled):
                     return False
         return True
 

@@ -1,0 +1,122 @@
+"""Exact evaluation, and the replay that every counterexample has to pass."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from verifkit.confirm import confirm, in_effective_set
+from verifkit.exact import can_evaluate_exactly, evaluate_exactly
+from verifkit.functions import Sigmoid
+from verifkit.io.onnx import model_from_network
+from verifkit.maps import Conv, Reshape, Scale, Select
+from verifkit.network import Network, dense_network
+from verifkit.ops import Affine, Input, Max, Product
+from verifkit.properties import Box, Constraint, LpBall, Polyhedron, Property
+from verifkit.query import Query
+from verifkit.testing.oracle import evaluate
+from verifkit.testing.toys import random_toy, to_network
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_exact_values_are_those_of_the_independent_evaluator(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    toy = random_toy(rng, magnitudes=seed % 2 == 1)
+    x = [Fraction(int(v), 48) for v in rng.integers(-96, 96, toy.n_inputs)]
+    assert evaluate_exactly(to_network(toy), x) == evaluate(toy, x)
+
+
+def conv_network() -> Network:
+    """Convolution, ReLU, max pooling, a product of two branches and a division by three."""
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-3, 4, (2, 1, 3, 3)).astype(float)
+    conv = Conv(weight, (1, 1, 4, 4), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    index = np.arange(32).reshape(2, 4, 4)
+    groups = np.stack([index[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=-1)[None]
+    return Network(
+        (
+            Input(shape=(1, 1, 4, 4), name="x"),
+            Affine(shape=conv.out_shape, parents=(0,), maps=(conv,), bias=np.full((1, 2, 4, 4), 0.5), name="conv"),
+            Max(shape=(1, 2, 2, 2), parents=(1,), groups=groups, parent_shape=(1, 2, 4, 4), name="pool"),
+            Affine(shape=(8,), parents=(2,), maps=(Reshape((1, 2, 2, 2), (8,)),), name="flat"),
+            Product(shape=(8,), parents=(3, 3), name="square"),
+            Affine(shape=(8,), parents=(4,), maps=(Scale(np.full(8, 3.0), divide=True),), name="third"),
+            Affine(shape=(2,), parents=(5,), maps=(Select((8,), np.array([7, 0])),), name="y"),
+        )
+    )
+
+
+def test_every_node_kind_is_evaluated_exactly() -> None:
+    network = conv_network()
+    x = [Fraction(k, 8) for k in range(-8, 8)]
+    exact = evaluate_exactly(network, x)
+    assert all(v.denominator % 3 == 0 or v.denominator == 64 for v in exact)
+    values = network.evaluate(np.array([float(v) for v in x]).reshape(network.input_shape))
+    np.testing.assert_allclose([float(v) for v in exact], values, rtol=1e-14)
+
+
+def test_a_network_with_a_transcendental_activation_has_no_exact_value() -> None:
+    network = dense_network([np.eye(2), np.eye(2)], [np.zeros(2), np.zeros(2)], Sigmoid())
+    assert not can_evaluate_exactly(network)
+    with pytest.raises(TypeError):
+        evaluate_exactly(network, [Fraction(0), Fraction(0)])
+
+
+def unsafe_when_at_most(bound: Fraction, *, strict: bool = False) -> tuple[Polyhedron, ...]:
+    return (Polyhedron((Constraint(outputs=((0, Fraction(1)),), bound=bound, strict=strict),)),)
+
+
+def identity_query(region: Box | LpBall, unsafe: tuple[Polyhedron, ...]) -> Query:
+    model = model_from_network(dense_network([np.eye(region.size)], [np.zeros(region.size)]), "identity")
+    return Query(model, Property(region, unsafe, region.size))
+
+
+def test_touching_is_a_violation_unless_the_row_is_strict() -> None:
+    box = Box((Fraction(1),), (Fraction(2),))
+    witness = confirm(identity_query(box, unsafe_when_at_most(Fraction(1))), np.array([1.0]))
+    assert witness is not None
+    assert witness.confirmed_by == "onnxruntime"
+    assert witness.in_written_set
+    assert confirm(identity_query(box, unsafe_when_at_most(Fraction(1), strict=True)), np.array([1.0])) is None
+
+
+def test_a_witness_lies_in_the_effective_box_and_says_whether_in_the_written_one() -> None:
+    tenth = Fraction(1, 10)  # no float equals it
+    query = identity_query(Box((tenth,), (tenth,)), unsafe_when_at_most(Fraction(1)))
+    witness = confirm(query, np.array([0.1]))
+    assert witness is not None
+    assert not witness.in_written_set
+    assert witness.within_tolerance
+    assert in_effective_set(query.prop.input_set, witness.x, np.float32)
+
+
+def test_a_candidate_outside_is_moved_inside_or_refused() -> None:
+    query = identity_query(Box((Fraction(1),), (Fraction(2),)), unsafe_when_at_most(Fraction(0)))
+    assert confirm(query, np.array([-5.0])) is None
+    assert confirm(query, np.array([np.nan])) is None
+    assert confirm(query, np.array([1.0, 1.0])) is None
+
+
+def test_a_witness_of_a_ball_lies_exactly_in_the_ball() -> None:
+    ball = LpBall((Fraction(0), Fraction(0)), Fraction(1), "2")
+    query = identity_query(ball, unsafe_when_at_most(Fraction(-1, 2)))
+    witness = confirm(query, np.array([-0.8000001, -0.6000001]))
+    assert witness is not None
+    assert ball.contains(witness.x)
+
+
+def test_floats_that_call_a_safe_point_unsafe_do_not_make_a_witness() -> None:
+    # In float32 and float64 (2^60 + 1) - 2^60 is 0; exactly it is 1, and the unsafe set is y <= 1/2.
+    big = 2.0**60
+    network = dense_network(
+        [np.array([[big], [big]]), np.array([[1.0, -1.0]])], [np.array([1.0, 0.0]), np.array([0.0])]
+    )
+    query = Query(
+        model_from_network(network, "cancel"),
+        Property(Box((Fraction(1),), (Fraction(1),)), unsafe_when_at_most(Fraction(1, 2)), 1),
+    )
+    assert evaluate_exactly(network, [Fraction(1)]) == (Fraction(1),)
+    assert query.model(np.array([[1.0]]))[0, 0] == 0
+    assert confirm(query, np.array([1.0])) is None

@@ -1,0 +1,220 @@
+"""The report page: self-contained, escaped, complete, small; and its CSV files."""
+
+from __future__ import annotations
+
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rows_builder import radius_row, row, write
+
+from verifkit.bench.report import HEIGHT, WIDTH, _path, _steps, _steps_at_radii, write_report
+from verifkit.bench.scores import frame, records
+from verifkit.errors import SuiteError
+
+VOID = {"meta", "br"}
+OPTIONAL = {"th", "td", "tr"}
+
+
+class Page(HTMLParser):
+    """Checks nesting (cells may leave out their end tags) and collects text and tags."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert [t for t in self.open if t not in OPTIONAL] == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open[-1] != tag and self.open[-1] in OPTIONAL:
+            self.open.pop()
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def page(tmp_path: Path, rows: list[dict[str, Any]]) -> tuple[str, Page]:
+    text = write_report(write(tmp_path, rows)).read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+MIXED = [
+    *(radius_row("crown", certified=0.1 + i / 100, index=i) for i in range(5)),
+    *(radius_row("milp", certified=0.2, falsified=0.2001, index=i) for i in range(5)),
+    *(radius_row("pgd", falsified=0.3, index=i) for i in range(5)),
+    radius_row("crown", falsified=0.0, index=5),
+    *(radius_row("smoothing", certified=0.5, index=i, norm="2", options={"sigma": 0.25}) for i in range(3)),
+    row("milp", "UNKNOWN", reason="error", detail="the worker died", output="Segmentation fault"),
+    row("pgd", "VIOLATED"),
+]
+
+
+def test_one_static_page(tmp_path: Path) -> None:
+    text, parsed = page(tmp_path, MIXED)
+    assert not {tag for tag, _ in parsed.tags} & {"script", "link", "img", "iframe", "object"}
+    assert not re.search(r"https?:|@import|url\(", text)
+    assert all(a["href"].startswith("#") for tag, a in parsed.tags if tag == "a" and a.get("href"))
+    targets = {a.get("id") for _, a in parsed.tags}
+    assert all(a["href"][1:] in targets for tag, a in parsed.tags if tag == "a" and a.get("href"))
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+
+
+def test_the_same_rows_give_the_same_page(tmp_path: Path) -> None:
+    assert page(tmp_path / "a", MIXED)[0] == page(tmp_path / "b", MIXED)[0]
+
+
+def test_tables_are_labelled(tmp_path: Path) -> None:
+    _, parsed = page(tmp_path, MIXED)
+    tables = [tag for tag, _ in parsed.tags if tag == "table"]
+    assert len(tables) == len([tag for tag, _ in parsed.tags if tag == "caption"]) > 4
+    assert all("scope" in a for tag, a in parsed.tags if tag == "th")
+    assert all("aria-label" in a or a.get("aria-hidden") for tag, a in parsed.tags if tag == "svg")
+
+
+def test_subjects_stand_under_headings_of_their_own(tmp_path: Path) -> None:
+    _, parsed = page(tmp_path, MIXED)
+    assert "About the network" in parsed.text
+    assert "About the smoothed classifier built from the network, not the network itself" in parsed.text
+    assert "not ranked against each other" in parsed.text
+    _, alone = page(tmp_path / "alone", MIXED[:5])
+    assert "About the smoothed classifier" not in alone.text
+
+
+def test_it_opens_with_contradictions(tmp_path: Path) -> None:
+    _, calm = page(tmp_path / "calm", MIXED)
+    assert "No contradiction among 21 rows." in calm.text
+    rows = [*MIXED, row("crown", "HOLDS")]
+    text, parsed = page(tmp_path / "bad", rows)
+    assert "1 soundness violation among 22 rows." in parsed.text
+    assert text.index("soundness violation among") < text.index('id="verdicts"')
+    assert "crown (row 22) says HOLDS, but pgd (row 21) has a witness" in parsed.text
+    reported = row("milp", expected="sat", firmness="reported")
+    _, listed = page(tmp_path / "listed", [reported])
+    assert "No soundness violation among 1 row , but 1 disagreement" in listed.text
+
+
+def test_everything_written_by_others_is_escaped(tmp_path: Path) -> None:
+    evil = "<script>alert('x')</script>\"&"
+    fields = ("suite", "instance", "model", "verifier", "version", "detail", "started")
+    rows = [row(**dict.fromkeys(fields, evil), options={evil: evil}), row(**dict.fromkeys(fields, evil), norm=evil)]
+    rows.append(row(evil, "UNKNOWN", reason=evil, detail=evil, output=evil, question=evil))
+    rows.append(radius_row(evil, certified=0.1, model=evil, kind=evil) | {"norm": evil})
+    rows.append(row("crown", **{k: evil for k in fields if k != "verifier"}) | {"property_hash": "q"})
+    rows.append(row("pgd", "VIOLATED", instance=evil, model=evil) | {"property_hash": "q"})
+    text, parsed = page(tmp_path, rows)
+    assert "<script" not in text
+    assert evil in parsed.text
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row()],
+        [radius_row(certified=0.1)],
+        [radius_row("pgd", falsified=0.1)],
+        [radius_row(certified=math.inf, complete=True)],
+        [radius_row(falsified=0.0)],
+        [radius_row("crown"), radius_row("milp", reason="timeout", wall_seconds=None, verifier_seconds=None)],
+        [row("x", "UNKNOWN", reason="unsupported", kind=None, norm=None, guarantee=None, model="")],
+        [row("milp", radius=r, index=i, label=0, predicted=0) for r in (0.1, 0.2) for i in range(3)],
+        [row("pgd", "VIOLATED", radius=r, index=0, label=0, predicted=0) for r in (0.1, 0.2)],
+        [{"verifier": "v", "verdict": "UNKNOWN"}],
+    ],
+)
+def test_poor_runs_give_a_page_too(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    text, parsed = page(tmp_path, rows)
+    assert f"among {len(rows)} row" in parsed.text
+    assert "nan" not in re.sub("<style>.*</style>", "", text, flags=re.DOTALL).replace("incomplete", "")
+
+
+def test_csv_files(tmp_path: Path) -> None:
+    page(tmp_path, MIXED)
+    verdicts, radii = pd.read_csv(tmp_path / "verdicts.csv"), pd.read_csv(tmp_path / "radii.csv")
+    assert verdicts["rows"].sum() == len(MIXED)
+    assert set(radii["verifier"]) == {"crown", "milp", "pgd", "smoothing"}
+    accuracy = pd.read_csv(tmp_path / "certified_accuracy.csv")
+    best = accuracy[(accuracy["verifier"] == "milp") & (accuracy["radius"] == 0.2)]
+    assert best["accuracy"].tolist() == [1.0]
+
+
+def test_environment_limits_and_failures_are_shown(tmp_path: Path) -> None:
+    _, parsed = page(tmp_path, MIXED)
+    for word in ("abc123: numpy 2.0.0", "3.11.7", "2048 MiB", "60 s", "the worker died", "Segmentation fault"):
+        assert word in parsed.text
+    write(tmp_path, MIXED)
+    (tmp_path / "environment.json").write_text("{torn")
+    assert "cannot be read" in write_report(tmp_path).read_text()
+    (tmp_path / "environment.json").unlink()
+    assert "No environment was recorded" in write_report(tmp_path).read_text()
+
+
+def test_unwritable_folder_is_one_clear_sentence(tmp_path: Path) -> None:
+    write(tmp_path, MIXED)
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(SuiteError, match="cannot be written"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("verifiers", [1, 10])
+def test_ten_thousand_rows_stay_below_two_megabytes(tmp_path: Path, verifiers: int) -> None:
+    rows = []
+    for i in range(10_000 // verifiers):
+        name = f"a/rather/long/folder/name/of/a/benchmark/model_{i % 40}.onnx property_{i}.vnnlib"
+        for v in range(verifiers):
+            detail = f"node {i} is out of reach: " + "x" * 300
+            sample = {"instance": name, "model": f"model_{i % 40}.onnx", "model_hash": str(i % 40)}
+            if (i + v) % 3:
+                rows.append(radius_row(f"verifier_{v}", certified=(i + 1) / 1e4, index=i, **sample))
+            else:
+                rows.append(
+                    radius_row(f"verifier_{v}", index=i, reason="error", detail=detail, output=detail, **sample)
+                )
+    text = write_report(write(tmp_path, rows)).read_text(encoding="utf-8")
+    assert len(text.encode()) < 2_000_000
+    assert name in text or "would make this page too large" in text
+
+
+def test_step_curves_by_hand() -> None:
+    rows = [radius_row(certified=c, index=i) for i, c in enumerate([0.1, 0.2, 0.2])] + [radius_row(falsified=0.0)]
+    assert _steps(records(frame(rows))) == [(0.1, 0.75), (0.2, 0.5), (math.inf, 0.0)]
+    attack = [radius_row("pgd", falsified=0.1), radius_row("pgd"), radius_row("pgd", falsified=0.0)]
+    assert _steps(records(frame(attack))) == [(0.1, pytest.approx(2 / 3)), (math.inf, pytest.approx(1 / 3))]
+
+
+def test_step_curves_from_given_radii() -> None:
+    lines = [
+        {"radius": r, "kind": "complete", "accuracy": a, "upper": u, "misclassified": 1, "rows": 10}
+        for r, a, u in [(0.2, 0.5, 0.6), (0.1, 0.8, 0.85)]
+    ]
+    assert _steps_at_radii(lines) == [(0.1, 0.8), (0.2, 0.5)]
+    attack = [line | {"kind": "falsifier"} for line in lines]
+    assert _steps_at_radii(attack) == [(0.1, 0.9), (0.2, 0.85), (math.inf, 0.6)]
+
+
+def test_paths_are_whole_pixels_and_short() -> None:
+    path, mark = _path([(0.1, 0.75), (0.2, 0.5), (math.inf, 0.0)], 0.4, 0.5)
+    assert path == f"M0,{HEIGHT // 4}H{WIDTH // 4}V{HEIGHT // 2}H{WIDTH // 2}V{HEIGHT}"
+    assert mark == (WIDTH / 4, HEIGHT // 4)
+    many, _ = _path([(i / 10_000, 1 - i / 10_000) for i in range(1, 10_000)], 1.0, 0.5)
+    assert len(many) < 10 * WIDTH

@@ -1,0 +1,126 @@
+"""Makes a row of what a worker's end has left: an answer, a mistake, a limit that was hit, or a crash."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from verifkit.bench.inspection import Asked
+from verifkit.bench.instance import RADIUS
+from verifkit.bench.isolation import Reply
+from verifkit.bench.schema import Row
+from verifkit.result import Reason, Verdict
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A verifier with its options, as the rows record them."""
+
+    name: str
+    options: dict[str, Any]
+    version: str
+    kinds: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row to be: who is asked what, within which limits."""
+
+    key: str
+    asked: Asked
+    contender: Contender
+    timeout: float | None
+    memory_limit: int
+    seed: int
+    repeat: int
+
+
+def _blank(task: Task, started: str, machine: str) -> Row:
+    """The row before anything is known of the answer."""
+    asked, instance = task.asked, task.asked.instance
+    sample = instance.sample
+    return Row(
+        key=task.key,
+        suite=instance.suite,
+        instance=instance.id,
+        question=instance.question,
+        model=instance.model_name,
+        model_hash=asked.model_hash,
+        property=instance.property_name,
+        property_hash=asked.property_hash,
+        norm=asked.norm,
+        radius=None if sample is None or sample.radius is None else float(sample.radius),
+        index=None if sample is None else sample.index,
+        label=None if sample is None else sample.label,
+        predicted=asked.predicted,
+        expected=instance.expected,
+        firmness=instance.firmness,
+        verifier=task.contender.name,
+        options=task.contender.options,
+        version=task.contender.version,
+        timeout=task.timeout,
+        memory_limit=task.memory_limit,
+        seed=task.seed,
+        repeat=task.repeat,
+        verdict=str(Verdict.UNKNOWN),
+        reason=str(Reason.ERROR),
+        word="error",
+        detail="",
+        guarantee=None,
+        kind=None if asked.norm is None else task.contender.kinds.get(asked.norm),
+        witness=None,
+        counts=None,
+        certified=None,
+        falsified=None,
+        complete=None,
+        undecided=[] if instance.question == RADIUS else None,
+        wall_seconds=0.0,
+        verifier_seconds=None,
+        load_seconds=None,
+        cpu_seconds=None,
+        peak_memory_bytes=None,
+        started=started,
+        environment=machine,
+        output=None,
+        statistics={},
+    )
+
+
+def failed_row(task: Task, why: str, started: str, machine: str) -> Row:
+    """The row of an instance that cannot be asked: a model or a property that cannot be read or do not fit."""
+    return replace(_blank(task, started, machine), detail=why)
+
+
+def answered_row(task: Task, reply: Reply, started: str, machine: str) -> Row:
+    """The row of a worker that has ended, in whatever way."""
+    row = replace(
+        _blank(task, started, machine),
+        wall_seconds=round(reply.wall_seconds, 6),
+        cpu_seconds=round(reply.cpu_seconds, 6),
+        peak_memory_bytes=reply.peak_memory_bytes,
+    )
+    result = reply.result
+    if result is not None and "verdict" in result:
+        return replace(row, **result)
+    if result is not None and "error" in result:
+        return replace(row, detail=result["error"], output=None if result["mistake"] else reply.output)
+    if reply.ended == "memout" or (result is not None and result.get("memout")):
+        used = f"{reply.peak_memory_bytes / 2**20:.0f} MiB"
+        return replace(row, reason=str(Reason.MEMOUT), word="unknown", detail=f"stopped at {used} of resident memory")
+    if reply.ended == "timeout":
+        return replace(row, reason=str(Reason.TIMEOUT), word="timeout", detail="stopped: it did not keep its time")
+    return replace(
+        row, detail=f"the worker ended without an answer ({describe_status(reply.status)})", output=reply.output
+    )
+
+
+def describe_status(status: int) -> str:
+    """An exit code in words; negative: the number of the signal that ended the process."""
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"

@@ -1,0 +1,105 @@
+"""Looks at every model of a suite once, before its instances are run: hashes, the model's own predictions, mistakes.
+
+A model or property that cannot be used becomes an error of its instances (each verifier gets a row that says so), and
+the others go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verifkit.bench.instance import Instance
+from verifkit.bench.isolation import Isolation, Reply
+from verifkit.errors import SuiteError
+
+SECONDS = 600.0
+"""For loading one model and building all its questions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """An instance, inspected. ready, number: where model and question lie for the workers; error: why they do not."""
+
+    instance: Instance
+    model_hash: str
+    property_hash: str
+    norm: str | None = None
+    predicted: int | None = None
+    ready: str = ""
+    number: int = 0
+    error: str | None = None
+
+
+def inspect_models(isolation: Isolation, instances: Sequence[Instance], jobs: int, memory: int) -> list[Asked]:
+    """Every instance inspected, in the order given; one process for each model, `jobs` at a time."""
+    groups: dict[str, list[Instance]] = {}
+    for instance in instances:
+        groups.setdefault(instance.model_path, []).append(instance)
+    waiting = deque(groups)
+    running: dict[int, tuple[str, str]] = {}
+    found: dict[Instance, Asked] = {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            model = waiting.popleft()
+            ready = isolation.directory / f"model-{len(groups) - len(waiting)}"
+            ready.mkdir()
+            job = {
+                "kind": "inspect",
+                "model_path": model,
+                "ready": str(ready),
+                "instances": [instance.to_json() for instance in groups[model]],
+            }
+            running[isolation.submit(job, seconds=SECONDS, memory=memory)] = (model, str(ready))
+        reply = isolation.next()
+        model, folder = running.pop(reply.id)
+        found.update(_asked(groups[model], reply, folder))
+    return [found[instance] for instance in instances]
+
+
+def _asked(instances: Sequence[Instance], reply: Reply, ready: str) -> dict[Instance, Asked]:
+    result = reply.result
+    if result is None or "instances" not in result:
+        model_hash = _file_hash(instances[0].model_path)
+        why = _why(reply)
+        return {i: _broken(i, model_hash, why) for i in instances}
+    asked = {}
+    for number, (instance, found) in enumerate(zip(instances, result["instances"], strict=True)):
+        if "error" in found:
+            asked[instance] = _broken(instance, result["model_hash"], found["error"])
+        else:
+            fields: dict[str, Any] = {"ready": ready, "number": number, **found}
+            asked[instance] = Asked(instance=instance, model_hash=result["model_hash"], **fields)
+    return asked
+
+
+def _why(reply: Reply) -> str:
+    if reply.result is not None and reply.result.get("mistake"):
+        return str(reply.result["error"])
+    if reply.ended == "timeout":
+        return f"the model and its properties were not loaded within {SECONDS:g} s"
+    if reply.ended == "memout" or (reply.result is not None and reply.result.get("memout")):
+        return "the model and its properties do not fit into the memory limit"
+    last = f": {reply.output.splitlines()[-1]}" if reply.output else ""
+    return f"loading the model failed (exit status {reply.status}){last}"
+
+
+def _broken(instance: Instance, model_hash: str, why: str) -> Asked:
+    """The property's hash is then of what was written, not of what it means."""
+    if instance.property_path is not None:
+        property_hash = _file_hash(instance.property_path)
+    else:
+        property_hash = hashlib.sha256(repr(instance.sample).encode()).hexdigest()
+    norm = "inf" if instance.sample is None else instance.sample.norm
+    return Asked(instance=instance, model_hash=model_hash, property_hash=property_hash, norm=norm, error=why)
+
+
+def _file_hash(path: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise SuiteError(f"'{path}' cannot be read: {error.strerror}") from None

@@ -1,0 +1,188 @@
+"""Questions put to verifiers in processes of their own, with limits that hold: the runner's side of the fork server.
+
+    with Isolation(["milp"]) as isolation:
+        isolation.submit({"kind": "answer", ...}, seconds=20, memory=2**30)
+        reply = isolation.next()
+
+A worker that outlives its seconds is killed within 2 s, one that outgrows its memory within two ticks (a twentieth of
+a second; what it takes in between is not bounded), both with all their descendants. Standard input is empty; what a
+worker prints goes to a file whose last lines a failure quotes. Results come back as JSON in a file of the job's own
+folder: nothing that a verifier prints can be taken for a result, nothing that it leaves behind can hold a pipe open,
+and no object of a worker is ever unpickled here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from verifkit.bench.processes import can_fork
+from verifkit.bench.worker import JOB, OUTPUT, RESULT
+from verifkit.errors import SuiteError
+
+Method = Literal["fork", "spawn"]
+
+# As `multiprocessing` does it: the search path of this process, and nothing of the working directory.
+_BOOT = (
+    "import sys, json; settings = json.loads(sys.argv[1]); sys.path[:] = settings['path']; "
+    "from verifkit.bench.forkserver import main; main(settings)"
+)
+# Read when a library is loaded: one thread each, none before a fork (onnxruntime from 1.29 on starts one that sends
+# usage data, unless told not to), and the same hashes every time.
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "BLIS_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "PYTHONHASHSEED": "0",
+}
+_LINES = 30
+_LAST_BYTES = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """How a job ended: "exit" (with or without a result), "timeout" or "memout".
+
+    result: what the job wrote, None if it did not come to that. status: the exit code, minus a signal's number.
+    output: the last lines it printed, None where it printed nothing.
+    """
+
+    id: int
+    ended: str
+    status: int
+    result: dict[str, Any] | None
+    wall_seconds: float
+    cpu_seconds: float
+    peak_memory_bytes: int
+    output: str | None
+
+
+class Isolation:
+    """A running fork server; a context manager, whose end leaves no process and no file behind."""
+
+    def __init__(self, verifiers: Sequence[str], *, method: Method | None = None) -> None:
+        """verifiers: the names whose modules are loaded ahead. method: how workers start; default: what is safe."""
+        self.method: Method = method or ("fork" if can_fork() else "spawn")
+        self._verifiers = list(verifiers)
+        self._next = 0
+        self._directory: Path | None = None
+
+    def __enter__(self) -> Self:
+        settings = {
+            "path": sys.path,
+            "parent": os.getpid(),
+            "method": self.method,
+            "verifiers": self._verifiers,
+        }
+        environ = {**os.environ, **_ENVIRONMENT}
+        self._log = tempfile.TemporaryFile(prefix="verifkit-")
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environ,
+            start_new_session=True,  # an interrupt from the terminal reaches the runner alone
+        )
+        try:
+            self._directory = Path(self._receive()["directory"])
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    @property
+    def directory(self) -> Path:
+        """Where jobs and their files lie, and where the runner may keep what they share; removed at the end."""
+        if self._directory is None:
+            raise RuntimeError("the fork server is not running")
+        return self._directory
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def submit(self, job: Mapping[str, Any], *, seconds: float | None, memory: int | None) -> int:
+        """Starts a job at once, in a process of its own; its number."""
+        number, self._next = self._next, self._next + 1
+        folder = self.directory / str(number)
+        try:
+            folder.mkdir()
+            (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
+        except OSError as error:
+            raise SuiteError(f"the temporary folder '{self.directory}' cannot be written: {error.strerror}") from None
+        assert self._server.stdin is not None
+        try:
+            self._server.stdin.write(json.dumps({"id": number, "seconds": seconds, "memory": memory}).encode() + b"\n")
+            self._server.stdin.flush()
+        except BrokenPipeError:
+            raise self._gone() from None
+        return number
+
+    def next(self) -> Reply:
+        """Waits for a job to end. Raises `SuiteError` if the server was killed."""
+        told = self._receive()
+        folder = self.directory / str(told["id"])
+        result = None
+        if (folder / RESULT).exists():
+            result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        reply = Reply(result=result, output=_last_lines(folder / OUTPUT), **told)
+        shutil.rmtree(folder, ignore_errors=True)
+        return reply
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._server.stdout is not None
+        line = self._server.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise self._gone()
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _gone(self) -> SuiteError:
+        self._log.seek(0)
+        words = self._log.read().decode(errors="replace").strip().splitlines()
+        why = f" ({words[-1]})" if words else ""
+        return SuiteError(f"the process that starts the workers has ended unexpectedly{why}; the same command goes on")
+
+    def _close(self) -> None:
+        """Ends the input: the server then ends its workers, cleans up and ends itself."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._server.stdin.close()
+        try:
+            self._server.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
+        self._server.stdout.close()
+        self._log.close()
+        if self._directory is not None:  # the server has removed it, unless it was killed
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _last_lines(path: Path) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _LAST_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return None
+    lines = text.strip().splitlines()[-_LINES:]
+    return "\n".join(lines) or None

@@ -1,0 +1,368 @@
+"""From rows to tables: verdict counts, certified accuracy, radii.
+
+Every denominator is all the rows of its group: abstentions, time-outs, errors and misclassified inputs stay in it, each
+counted under its own name. Statements about the given network and about a classifier smoothed from it are different
+statements, so `subject` is a grouping column of every table.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import pandas as pd
+
+from verifkit.errors import SuiteError
+
+Row = Mapping[str, Any]
+ROWS_FILE = "rows.jsonl"
+NETWORK, SMOOTHED = "network", "smoothed classifier"
+REASONS = ("incomplete", "timeout", "memout", "unsupported", "unconfirmed", "error")
+CLOSED = 1e-2
+"""A complete method's bracket counts as closed, its radius as exact, when its relative width is at most this."""
+
+_TEXT = (
+    *("key", "suite", "instance", "question", "model", "model_hash", "property", "property_hash", "norm", "expected"),
+    *("firmness", "verifier", "version", "verdict", "reason", "word", "detail", "kind", "started", "environment"),
+    "output",
+)
+_NUMBER = (
+    *("radius", "index", "label", "predicted", "timeout", "memory_limit", "seed", "repeat", "certified", "falsified"),
+    *("wall_seconds", "verifier_seconds", "load_seconds", "cpu_seconds", "peak_memory_bytes"),
+)
+_OBJECT = ("options", "guarantee", "witness", "counts", "undecided", "statistics")
+
+VERDICT_COLUMNS = (
+    *("question", "subject", "verifier", "kind", "rows", "HOLDS", "VIOLATED", *REASONS, "other"),
+    *("decided_percent", "total_seconds", "median_seconds"),
+)
+ACCURACY_COLUMNS = (
+    *("model", "norm", "subject", "verifier", "kind", "radius", "source", "rows", "certified", "smaller", "falsified"),
+    *("misclassified", *REASONS, "other", "accuracy", "upper"),
+)
+RADIUS_COLUMNS = (
+    *("model", "norm", "subject", "verifier", "kind", "rows", "with_radius", "misclassified", "median_certified"),
+    *("mean_certified", "median_falsified", "with_falsified", "tightness", "with_exact", "median_seconds"),
+)
+
+
+def load_rows(out: Path) -> pd.DataFrame:
+    """The rows of a run, one per line of `out/rows.jsonl`; a torn last line (the runner was killed) is left out.
+
+    Raises `SuiteError` where the folder or file is missing or empty, or another line is not a JSON object.
+    """
+    path = Path(out) / ROWS_FILE
+    if not path.is_file():
+        raise SuiteError(f"{path} does not exist: run `verifkit bench SUITE --out {out}` first")
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as why:
+        raise SuiteError(f"{path} cannot be read: {why.strerror or why}") from why
+    rows: list[Row] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as why:
+            if number == len(lines):
+                break
+            raise SuiteError(f"{path}, line {number}: not a JSON object; the file is damaged") from why
+        if not isinstance(row, dict) or "verdict" not in row or "verifier" not in row:
+            raise SuiteError(f"{path}, line {number}: not a result row of verifkit")
+        rows.append({**row, "line": number})
+    if not rows:
+        raise SuiteError(f"{path} holds no complete row yet: nothing to report")
+    return frame(rows)
+
+
+def frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """Rows as a table with a fixed set of columns: text "" where absent, numbers NaN, records None.
+
+    Added: `line` (in rows.jsonl), `method` (the verifier with the options that tell it from its namesakes),
+    `model_label`, `subject`, `semantics`, `failure_probability`, `seconds` (the verifier's time, else the row's).
+    """
+    data: dict[str, Any] = {c: pd.Series([_text(r.get(c)) for r in rows], dtype="object") for c in _TEXT}
+    for column in _NUMBER:
+        data[column] = pd.Series([_number(r.get(column)) for r in rows], dtype="float64")
+    for column in _OBJECT:
+        data[column] = pd.Series([r.get(column) for r in rows], dtype="object")
+    data["complete"] = pd.Series([r.get("complete") is True for r in rows], dtype="bool")
+    data["line"] = pd.Series([int(r.get("line", i)) for i, r in enumerate(rows, start=1)], dtype="int64")
+    df = pd.DataFrame(data)
+    df["method"] = pd.Series(_methods(df), index=df.index, dtype="object")
+    df["model_label"] = pd.Series(_model_labels(df), index=df.index, dtype="object")
+    df["kind"] = pd.Series(_kinds(df), index=df.index, dtype="object")
+    df["subject"] = pd.Series(_subjects(df), index=df.index, dtype="object")
+    guarantees = [g if isinstance(g, dict) else {} for g in df["guarantee"]]
+    df["semantics"] = pd.Series([_text(g.get("semantics")) for g in guarantees], index=df.index, dtype="object")
+    chances = [_number(g.get("failure_probability")) for g in guarantees]
+    df["failure_probability"] = pd.Series(chances, index=df.index, dtype="float64")
+    df["seconds"] = df["verifier_seconds"].fillna(df["wall_seconds"])
+    return df
+
+
+def records(df: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as dictionaries of Python values (an order of magnitude faster than `DataFrame.to_dict`)."""
+    names = [str(column) for column in df.columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*(df[c].tolist() for c in df.columns), strict=True)]
+
+
+def grouped(rows: Iterable[dict[str, Any]], *columns: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """Rows by the values of `columns`, in sorted order of those values."""
+    groups: defaultdict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[c] for c in columns)].append(row)
+    return dict(sorted(groups.items(), key=lambda item: tuple(map(str, item[0]))))
+
+
+def verdict_table(df: pd.DataFrame) -> pd.DataFrame:
+    """Per question, subject and verifier: the verdicts, each reason of an UNKNOWN under its own name, and times.
+
+    For radius questions HOLDS counts rows in which some radius was certified. Seconds are the verifier's own.
+    """
+    lines = []
+    for group, rows in grouped(records(df), "question", "subject", "method").items():
+        counts = _count_verdicts(rows)
+        seconds = [r["seconds"] for r in rows if not math.isnan(r["seconds"])]
+        lines.append(
+            {
+                **dict(zip(("question", "subject", "verifier"), group, strict=True)),
+                **counts,
+                "kind": _shared_kind(rows),
+                "rows": len(rows),
+                "decided_percent": 100.0 * (counts["HOLDS"] + counts["VIOLATED"]) / len(rows),
+                "total_seconds": sum(seconds),
+                "median_seconds": median(seconds) if seconds else math.nan,
+            }
+        )
+    return pd.DataFrame(lines, columns=list(VERDICT_COLUMNS))
+
+
+def certified_accuracy(df: pd.DataFrame, radii: Sequence[float] | None = None) -> pd.DataFrame:
+    """Per model, norm, subject and verifier: the share of all rows that are correct and certified to each radius.
+
+    Rows that ask for a radius are used where there are any (source "radius"); else those that ask whether a given
+    radius holds, at the radii asked (source "verify"). `smaller`: correct, but certified to less. `incomplete`: the
+    bound was too loose, or a probabilistic method abstained. `upper`: the share not shown violated within the radius,
+    which no certificate about the same classifier can exceed; absent for probabilistic methods. `radii` None: 0, a few
+    round ones and those asked about. A falsifier certifies nothing: its accuracy is absent.
+    """
+    lines = []
+    for (model, norm), rows in grouped(_robustness(df), "model_label", "norm").items():
+        wanted = default_radii(rows) if radii is None else sorted(set(map(float, radii)))
+        for (subject, method), own in grouped(rows, "subject", "method").items():
+            asked = [r for r in own if r["question"] == "radius"]
+            for radius in wanted:
+                used = asked or [r for r in own if math.isclose(r["radius"], radius, rel_tol=1e-9)]
+                if used:
+                    head = {"model": model, "norm": norm, "subject": subject, "verifier": method}
+                    head |= {"kind": _shared_kind(used), "radius": radius, "source": "radius" if asked else "verify"}
+                    lines.append({**head, **_accuracy(used, radius)})
+    return pd.DataFrame(lines, columns=list(ACCURACY_COLUMNS))
+
+
+def radius_table(df: pd.DataFrame) -> pd.DataFrame:
+    """Per model, norm, subject and verifier: what the rows that ask for a radius say.
+
+    Median and mean certified radius run over all rows; a misclassified input counts as 0, and so does a row that
+    certified nothing. In the median falsified radius (the upper end) a row without one counts as unbounded and a
+    misclassified one as 0, so that the two medians bracket the true one; absent where that makes it infinite.
+    `tightness`: the mean of certified / exact over rows whose exact radius some complete method closed in on
+    (`CLOSED`), exact being the upper end of its bracket.
+    """
+    radius_rows = [r for r in records(df) if r["question"] == "radius"]
+    exact = _exact_radii(radius_rows)
+    lines = []
+    for group, rows in grouped(radius_rows, "model_label", "norm", "subject", "method").items():
+        kind = _shared_kind(rows)
+        certifies = kind != "falsifier"
+        certified = [certified_radius(r) for r in rows] if certifies else []
+        upper = median(0.0 if misclassified(r) else _falsified(r) for r in rows)
+        known = [(certified_radius(r), exact[_question(r)]) for r in rows if certifies and exact.get(_question(r))]
+        seconds = [r["seconds"] for r in rows if not math.isnan(r["seconds"])]
+        lines.append(
+            {
+                **dict(zip(("model", "norm", "subject", "verifier"), group, strict=True)),
+                "kind": kind,
+                "rows": len(rows),
+                "with_radius": sum(c > 0 for c in certified),
+                "misclassified": sum(misclassified(r) for r in rows),
+                "median_certified": median(certified) if certified else math.nan,
+                "mean_certified": fmean(certified) if certified else math.nan,
+                "median_falsified": upper if math.isfinite(upper) else math.nan,
+                "with_falsified": sum(0 < _falsified(r) < math.inf for r in rows),
+                "tightness": fmean(c / e for c, e in known) if known else math.nan,
+                "with_exact": len(known),
+                "median_seconds": median(seconds) if seconds else math.nan,
+            }
+        )
+    return pd.DataFrame(lines, columns=list(RADIUS_COLUMNS))
+
+
+def certified_radius(row: Row) -> float:
+    """The radius this row certifies for a correct prediction: 0 where misclassified or nothing was certified."""
+    certified = float(row["certified"])
+    return 0.0 if math.isnan(certified) or row["verdict"] != "HOLDS" or misclassified(row) else certified
+
+
+def misclassified(row: Row) -> bool:
+    """Whether the center itself is wrong: shown so, or (for the network) predicted otherwise than labelled.
+
+    A smoothed classifier may be right where the network is wrong, so `predicted` says nothing of it.
+    """
+    if row["falsified"] == 0 or (row["verdict"] == "VIOLATED" and row["radius"] == 0):
+        return True
+    both = not (math.isnan(row["predicted"]) or math.isnan(row["label"]))
+    return both and row["subject"] == NETWORK and row["predicted"] != row["label"]
+
+
+def default_radii(rows: Sequence[Row]) -> list[float]:
+    """About eight round steps from 0 to the largest certified radius, and the radii asked about most often."""
+    asked = {radius for radius, _ in Counter(r["radius"] for r in rows if r["question"] == "verify").most_common(8)}
+    searched = [r for r in rows if r["question"] == "radius"]
+    reached = [c for c in map(certified_radius, searched) if 0 < c < math.inf]
+    if not reached:
+        return sorted(asked | ({0.0} if searched else set()))
+    power = 10.0 ** math.floor(math.log10(max(reached) / 8))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m * 8 >= max(reached) * (1 - 1e-9))
+    steps = math.ceil(max(reached) / step - 1e-9)
+    return sorted({round(k * step, 12) for k in range(steps + 1)} | asked)
+
+
+def _accuracy(rows: Sequence[Row], radius: float) -> dict[str, Any]:
+    """Where each row stands at `radius`; the counts add up to `rows`."""
+    counts = dict.fromkeys(ACCURACY_COLUMNS[8:-2], 0)
+    for row in rows:
+        counts[_standing(row, radius)] += 1
+    kind = _shared_kind(rows)
+    lost = sum(misclassified(r) or _violated_within(r, radius) for r in rows)
+    accuracy = math.nan if kind == "falsifier" else counts["certified"] / len(rows)
+    upper = math.nan if kind == "probabilistic" else 1 - lost / len(rows)
+    return {"rows": len(rows), **counts, "accuracy": accuracy, "upper": upper}
+
+
+def _standing(row: Row, radius: float) -> str:
+    if misclassified(row):
+        return "misclassified"
+    if row["verdict"] == "HOLDS" and row["question"] == "verify":
+        return "certified"
+    if row["verdict"] == "HOLDS" and row["certified"] >= radius:
+        return "certified"
+    if _violated_within(row, radius):
+        return "falsified"
+    if row["verdict"] == "HOLDS":
+        return "smaller"
+    return str(row["reason"]) if row["reason"] in REASONS else "other"
+
+
+def _violated_within(row: Row, radius: float) -> bool:
+    if row["question"] == "verify":
+        return bool(row["verdict"] == "VIOLATED")
+    return bool(row["falsified"] <= radius)
+
+
+def _robustness(df: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows about balls: those that ask for a radius, and those that ask about one."""
+    return [r for r in records(df) if r["question"] == "radius" or (r["norm"] and not math.isnan(r["radius"]))]
+
+
+def _count_verdicts(rows: Sequence[Row]) -> dict[str, int]:
+    counts = dict.fromkeys(("HOLDS", "VIOLATED", *REASONS, "other"), 0)
+    for row in rows:
+        name = row["verdict"] if row["verdict"] in ("HOLDS", "VIOLATED") else row["reason"]
+        counts[name if name in counts else "other"] += 1
+    return counts
+
+
+def _falsified(row: Row) -> float:
+    return math.inf if math.isnan(row["falsified"]) else float(row["falsified"])
+
+
+def _question(row: Row) -> Hashable:
+    return row["model_hash"], row["property_hash"], row["norm"], row["subject"]
+
+
+def _exact_radii(rows: Sequence[Row]) -> dict[Hashable, float]:
+    exact: dict[Hashable, float] = {}
+    for row in rows:
+        low, high = certified_radius(row), row["falsified"]
+        if row["kind"] == "complete" and row["property_hash"] and high > 0 and high - low <= CLOSED * high:
+            exact[_question(row)] = min(high, exact.get(_question(row), math.inf))
+    return exact
+
+
+def _shared_kind(rows: Sequence[Row]) -> str:
+    return " / ".join(sorted({str(r["kind"]) for r in rows if r["kind"]})) or "not stated"
+
+
+def _methods(df: pd.DataFrame) -> list[str]:
+    """The verifier's name, with the options that differ where a name was run with several."""
+    options = [o if isinstance(o, dict) else {} for o in df["options"]]
+    by_name: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
+    texts = [{str(k): _option(v) for k, v in own.items()} for own in options]
+    for name, text in zip(df["verifier"], texts, strict=True):
+        by_name[name].append(text)
+    differing = {
+        name: sorted(k for k in set().union(*owns) if len({own.get(k) for own in owns}) > 1)
+        for name, owns in by_name.items()
+    }
+    labels = []
+    for name, text in zip(df["verifier"], texts, strict=True):
+        told = ", ".join(f"{k}={text[k]}" for k in differing[name] if k in text)
+        labels.append(f"{name} ({told})" if told else name)
+    return labels
+
+
+def _option(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+def _model_labels(df: pd.DataFrame) -> list[str]:
+    """The model's name, with the start of its hash where two models share a name."""
+    pairs = list(zip(df["model"], df["model_hash"], strict=True))
+    hashes: defaultdict[str, set[str]] = defaultdict(set)
+    for name, digest in pairs:
+        hashes[name].add(digest)
+    return [f"{name} ({digest[:8]})" if len(hashes[name]) > 1 else name for name, digest in pairs]
+
+
+def _kinds(df: pd.DataFrame) -> list[str]:
+    """The row's kind; where it has none (a crash, a refusal), what the method is in its other rows of that norm."""
+    known: dict[tuple[str, str | None], str] = {}
+    for method, norm, kind in zip(df["method"], df["norm"], df["kind"], strict=True):
+        if kind:
+            known.setdefault((method, norm), kind)
+            known.setdefault((method, None), kind)
+    rows = zip(df["method"], df["norm"], df["kind"], strict=True)
+    return [kind or known.get((m, n)) or known.get((m, None), "") for m, n, kind in rows]
+
+
+def _subjects(df: pd.DataFrame) -> list[str]:
+    """Whom the row is about. Only HOLDS names it reliably: a witness is always replayed on the network itself."""
+    stated: dict[str, str] = {}
+    own: list[str] = []
+    for method, verdict, guarantee in zip(df["method"], df["verdict"], df["guarantee"], strict=True):
+        subject = _text(guarantee.get("subject")) if isinstance(guarantee, dict) and verdict == "HOLDS" else ""
+        own.append(subject)
+        if subject:
+            stated.setdefault(method, subject)
+    rows = zip(own, df["method"], df["kind"], strict=True)
+    return [s or stated.get(m) or (SMOOTHED if kind == "probabilistic" else NETWORK) for s, m, kind in rows]
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+
+
+def _number(value: Any) -> float:
+    """NaN for what is absent or not a number."""
+    try:
+        return math.nan if value is None else float(value)
+    except (TypeError, ValueError):
+        return math.nan

@@ -1,0 +1,192 @@
+"""The summary of a run as text: boxed tables on a terminal, plain aligned lines elsewhere, nothing truncated."""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+from collections.abc import Sequence
+
+import pandas as pd
+
+from verifkit.bench.contradictions import NORM_NAMES, coverage, find
+from verifkit.bench.scores import REASONS, SMOOTHED, radius_table, records, verdict_table
+
+Table = tuple[list[str], list[list[str]]]
+ABSENT = "–"
+SUBJECT_NOTE = (
+    f"Answers about the network and about the {SMOOTHED} are different statements: do not rank them together."
+)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """`digits` significant digits; a dash for what is absent."""
+    if math.isnan(value):
+        return ABSENT
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if "e+" in text else text
+
+
+def seconds(value: float) -> str:
+    """Seconds with their unit, or minutes and hours where seconds are hard to read."""
+    if math.isnan(value):
+        return ABSENT
+    if value < 120:
+        return f"{number(value)} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def percent(value: float) -> str:
+    """A share in [0, 1] as a percentage with one decimal."""
+    return ABSENT if math.isnan(value) else f"{100 * value:.1f}%"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def norm_name(norm: str) -> str:
+    return NORM_NAMES.get(norm, norm or "any set")
+
+
+def terminal_table(df: pd.DataFrame) -> Table:
+    """Column names and rows: the verdict counts; reasons of UNKNOWN that never occur get no column."""
+    lines = records(verdict_table(df))
+    reasons = [r for r in (*REASONS, "other") if any(line[r] for line in lines)]
+    columns = ["verifier", "question", "about", "kind", "rows", "HOLDS", "VIOLATED", *reasons, "decided", "median time"]
+    rows = [
+        [
+            *(str(line[c]) for c in ("verifier", "question", "subject", "kind", "rows", "HOLDS", "VIOLATED", *reasons)),
+            percent(line["decided_percent"] / 100),
+            seconds(line["median_seconds"]),
+        ]
+        for line in lines
+    ]
+    return columns, rows
+
+
+def terminal_radii(df: pd.DataFrame) -> Table:
+    """Column names and rows: median radii per model, norm and verifier; no rows where no radius was asked for."""
+    names = {"model": "model", "verifier": "verifier", "subject": "about", "kind": "kind"}
+    columns = ["norm", *names.values(), "rows", "median certified", "median falsified", "tightness", "median time"]
+    rows = [
+        [
+            norm_name(line["norm"]),
+            *(str(line[c]) for c in (*names, "rows")),
+            *(number(line[c]) for c in ("median_certified", "median_falsified", "tightness")),
+            seconds(line["median_seconds"]),
+        ]
+        for line in records(radius_table(df))
+    ]
+    return columns, rows
+
+
+def verdict_sentence(df: pd.DataFrame) -> list[str]:
+    """What a reader must know first: the contradictions, or that there is none and what that rests on."""
+    found = find(df)
+    violations = sum(c.is_violation for c in found)
+    said = [f"{c.kind}: {c.sentence}" for c in found]
+    if violations:
+        return [
+            f"{violations} SOUNDNESS VIOLATION{'S' if violations > 1 else ''} among {plural(len(df), 'row')}",
+            *said,
+        ]
+    seen = coverage(df)
+    basis = (
+        f"no contradiction among {plural(seen.rows, 'row')} ({plural(seen.shared, 'question')} answered by several "
+        f"verifiers, {plural(seen.expected, 'answer')} compared with an expected verdict)"
+    )
+    return [basis] if not found else [f"no soundness violation among {plural(len(df), 'row')}; to look at:", *said]
+
+
+def render(df: pd.DataFrame, *, console_is_terminal: bool, width: int | None = None) -> str:
+    """The whole summary, ending in a newline. `width`: of the terminal, None to ask it; plain text has no width."""
+    lines = verdict_sentence(df)
+    if len(set(df["subject"])) > 1:
+        lines.append(SUBJECT_NOTE)
+    if console_is_terminal:
+        return _boxed(lines, _sections(df), width or shutil.get_terminal_size().columns)
+    tables = [_plain(*table) for table in (terminal_table(df), terminal_radii(df)) if table[1]]
+    return "\n\n".join(["\n".join(lines), *tables]) + "\n"
+
+
+def _sections(df: pd.DataFrame) -> list[tuple[str, Table]]:
+    """The two tables cut into titled ones that say each subject once and fit a terminal."""
+    columns, rows = terminal_table(df)
+    first, last = columns.index("VIOLATED") + 1, columns.index("decided")
+    reasons = columns[first:last]
+    merged: list[list[str]] = []
+    for row in rows:
+        unknown = "\n".join(f"{n} {r}" for n, r in zip(row[first:last], reasons, strict=True) if n != "0")
+        merged.append([*row[:first], unknown or "0", *row[last:]])
+    short = [*columns[:first], "UNKNOWN", *columns[last:]]
+    titles = {"verify": "Does the property hold?", "radius": "How far does it hold?"}
+    sections = [
+        (f"{titles.get(question, question)} About the {subject}", table)
+        for (question, subject), table in _cut((short, merged), ("question", "about"))
+    ]
+    radii = _cut(terminal_radii(df), ("norm", "model", "about"))
+    return sections + [
+        (f"{norm} radius, {model}, about the {subject}", table) for (norm, model, subject), table in radii
+    ]
+
+
+def _cut(table: Table, keys: tuple[str, ...]) -> list[tuple[tuple[str, ...], Table]]:
+    """One table for each value of the columns `keys`, in the order of the rows, without those columns."""
+    columns, rows = table
+    places = [columns.index(k) for k in keys]
+    kept = [i for i in range(len(columns)) if i not in places]
+    parts: dict[tuple[str, ...], list[list[str]]] = {}
+    for row in rows:
+        parts.setdefault(tuple(row[i] for i in places), []).append([row[i] for i in kept])
+    return [(values, ([columns[i] for i in kept], part)) for values, part in parts.items()]
+
+
+def _plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns two spaces apart, whatever their width."""
+    cells = [list(map(_one_line, line)) for line in (columns, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _boxed(lines: Sequence[str], sections: Sequence[tuple[str, Table]], width: int) -> str:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    file = io.StringIO()
+    needed = max((_narrowest(table) for _, table in sections), default=0)
+    console = Console(file=file, force_terminal=True, width=max(width, needed))
+    alarm = "bold red" if "VIOLATION" in lines[0] else ""
+    console.print(Text(lines[0], style=alarm), *map(Text, lines[1:]), sep="\n")
+    for title, (columns, rows) in sections:
+        console.print()
+        console.print(Text(title, style="bold"))
+        grid = Grid(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+        for column in columns:
+            left = column in ("verifier", "kind", "UNKNOWN")
+            heading = Text(column.replace(" ", "\n"))
+            grid.add_column(heading, overflow="fold", no_wrap=column != "verifier", justify="left" if left else "right")
+        for row in rows:
+            grid.add_row(*map(Text, row))
+        console.print(grid)
+    return file.getvalue()
+
+
+def _narrowest(table: Table) -> int:
+    """The least width that cuts no cell: names of verifiers fold at 12 characters, other cells do not fold."""
+    columns, rows = table
+    width = 0
+    for column, *cells in zip(columns, *rows, strict=True):
+        lines = [*column.split(), *(line for cell in cells for line in cell.split("\n"))]
+        longest = max(map(len, lines))
+        width += 2 + (min(longest, 12) if column == "verifier" else longest)
+    return width

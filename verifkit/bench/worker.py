@@ -1,0 +1,186 @@
+"""What happens inside a worker process: read one job from its folder, do it, leave one JSON object there.
+
+There are two kinds of job. "inspect" loads a model (which compares it with onnxruntime), builds the questions of all
+its instances, says their hashes, and keeps model and questions ready for the workers to come, so that the loading and
+the comparison happen once for each model. "answer" puts one question to one verifier. Only what an inspection wrote is
+ever unpickled, and no verifier's code runs in an inspection.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from verifkit import registry
+from verifkit.bench.instance import (
+    Arrays,
+    Instance,
+    Question,
+    RadiusQuestion,
+    build_question,
+    predicted_class,
+)
+from verifkit.budget import Budget
+from verifkit.errors import VerifkitError
+from verifkit.evidence import SampleCounts
+from verifkit.io.onnx import load_model
+from verifkit.model import Model
+from verifkit.query import Query, input_norm
+from verifkit.radius import Radius
+from verifkit.result import Reason, Result, Verdict, counts_to_json, guarantee_to_json, witness_to_json
+from verifkit.verifier import Verifier
+
+JOB = "job.json"
+RESULT = "result.json"
+OUTPUT = "output"
+_MODEL = "model.pickle"
+
+
+def run_job(folder: Path) -> None:
+    """Does the job in `folder` and writes its result there, whatever happens short of the process's death."""
+    started = time.perf_counter()
+    job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    try:
+        result = inspect(job) if job["kind"] == "inspect" else answer(job, started)
+    except VerifkitError as error:
+        result = {"error": str(error), "mistake": True}
+    except MemoryError:
+        result = {"memout": True}
+    except BaseException as error:  # noqa: BLE001 (a verifier may raise anything, SystemExit too: all become a row)
+        traceback.print_exc(file=sys.stderr)
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        result = {"error": f"the verifier failed with {what.splitlines()[0]}", "mistake": False}
+    beside = folder / f"{RESULT}.new"
+    beside.write_text(json.dumps(_jsonable(result), allow_nan=False), encoding="utf-8")
+    beside.replace(folder / RESULT)
+
+
+def inspect(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Loads the model and builds the questions of `job["instances"]`; keeps them in the folder `job["ready"]`."""
+    ready = Path(job["ready"])
+    model = load_model(job["model_path"], require_network=False)
+    _keep(ready / _MODEL, model)
+    samples: Arrays = {}
+    found: list[dict[str, Any]] = []
+    for number, values in enumerate(job["instances"]):
+        instance = Instance.from_json(values)
+        try:
+            question = build_question(instance, model, samples)
+            norm = question.norm if isinstance(question, RadiusQuestion) else input_norm(question.input_set)
+            predicted = predicted_class(instance, model, samples)
+        except VerifkitError as error:
+            found.append({"error": str(error)})
+            continue
+        _keep(ready / f"{number}.pickle", question)
+        found.append({"property_hash": question.digest, "norm": norm, "predicted": predicted})
+    return {"model_hash": model.digest, "instances": found}
+
+
+def _keep(path: Path, value: Model | Question) -> None:
+    path.write_bytes(pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL))
+
+
+def answer(job: Mapping[str, Any], started: float) -> dict[str, Any]:
+    """Puts question number `job["number"]` of an inspected model to a verifier, within what is left of the limit."""
+    ready = Path(job["ready"])
+    model: Model = pickle.loads((ready / _MODEL).read_bytes())
+    question: Question = pickle.loads((ready / f"{job['number']}.pickle").read_bytes())
+    verifier = registry.create(job["verifier"], job["options"])
+    loaded = time.perf_counter()
+    left = None if job["timeout"] is None else max(job["timeout"] - (loaded - started), 1e-3)
+    budget = Budget(seconds=left, memory_bytes=job["memory_limit"])
+    if isinstance(question, RadiusQuestion):
+        fields = _ask_radius(verifier, question, model, budget, job["seed"])
+    else:
+        result = verifier.verify(Query(model, question), budget=budget, seed=job["seed"])
+        fields = _verdict_fields(result)
+    done = time.perf_counter()
+    return {**fields, "verifier_seconds": done - loaded, "load_seconds": loaded - started}
+
+
+def _verdict_fields(result: Result) -> dict[str, Any]:
+    evidence = result.evidence
+    return {
+        "verdict": str(result.verdict),
+        "reason": None if result.reason is None else str(result.reason),
+        "word": result.word,
+        "detail": result.detail,
+        "guarantee": None if result.guarantee is None else guarantee_to_json(result.guarantee),
+        "witness": None if result.witness is None else witness_to_json(result.witness),
+        "counts": counts_to_json(evidence) if isinstance(evidence, SampleCounts) else None,
+        "statistics": dict(result.statistics),
+    }
+
+
+def _ask_radius(
+    verifier: Verifier, question: RadiusQuestion, model: Model, budget: Budget, seed: int
+) -> dict[str, Any]:
+    radius = verifier.radius(question.family(model), budget=budget, seed=seed)
+    certified = None if radius.certified is None else radius.certified.value
+    falsified = None if radius.falsified is None else radius.falsified.value
+    verdict = Verdict.UNKNOWN
+    if certified:
+        verdict = Verdict.HOLDS
+    elif radius.misclassified:
+        verdict = Verdict.VIOLATED
+    proof = radius.certified.result if radius.certified and certified else None
+    attack = radius.falsified.result if radius.falsified else None
+    spoken = proof or attack
+    reason, detail = (None, "") if verdict is not Verdict.UNKNOWN else _undecided(radius)
+    words = {Verdict.HOLDS: "unsat", Verdict.VIOLATED: "sat"}
+    fallback = str(reason) if reason in (Reason.TIMEOUT, Reason.ERROR) else "unknown"
+    return {
+        **(_NOTHING if spoken is None else _verdict_fields(spoken)),
+        "verdict": str(verdict),
+        "reason": None if reason is None else str(reason),
+        "word": words.get(verdict, fallback),
+        "detail": detail or (spoken.detail if spoken is not None else ""),
+        "witness": None if attack is None or attack.witness is None else witness_to_json(attack.witness),
+        "certified": certified,
+        "falsified": falsified,
+        "complete": radius.complete,
+        "undecided": [[tried, str(why)] for tried, why in radius.undecided],
+    }
+
+
+_NOTHING: Mapping[str, Any] = {"guarantee": None, "counts": None, "statistics": {}}
+
+
+def _undecided(radius: Radius) -> tuple[Reason, str]:
+    """Why nothing above 0 is certified: the reason at the smallest radius tried, or that none could be tried."""
+    if radius.undecided:
+        return min(radius.undecided, key=lambda tried: tried[0])[1], ""
+    if radius.falsified is not None:
+        return Reason.INCOMPLETE, "the search stopped above every radius that holds"
+    return Reason.TIMEOUT, "no radius could be tried in time"
+
+
+def _jsonable(value: Any) -> Any:
+    """`value` in JSON's own types: what a verifier put into its statistics may be NumPy's, infinite or anything."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Mapping):
+        return {str(k): _jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def main(folder: str) -> None:
+    """The whole life of a worker that was started as a new interpreter."""
+    run_job(Path(folder))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # threads and exit handlers of a verifier have no say any more
