@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
 from verifkit.query import QueryFamily
@@ -17,6 +17,12 @@ SMALLEST = 2.0**-20
 def format_radius(value: float, digits: int = 4) -> str:
     """`value` with `digits` decimals, rounded *down*: a printed certified radius never says more than was certified."""
     return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR))
+
+
+def shorten(value: float, digits: int = 3, *, up: bool = False) -> str:
+    """`value` with `digits` significant digits, rounded down, or `up` for a falsified radius."""
+    context = Context(prec=digits, rounding=ROUND_CEILING if up else ROUND_FLOOR)
+    return f"{context.create_decimal(Decimal(value)):g}" if value else "0"
 
 
 @dataclass(frozen=True)

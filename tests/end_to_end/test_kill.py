@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 import pytest
-from hostile import MARK, install, marked, wait_until_gone, write_folder
 
+from tests.end_to_end.hostile import MARK, install, marked, wait_until_gone, write_folder
 from verifkit.bench.store import ROWS, read_rows
 
 SCRIPT = """

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile import MARK, install, wait_until_gone, write_folder, write_model
 
+from tests.end_to_end.hostile import MARK, install, wait_until_gone, write_folder, write_model
 from verifkit import registry
 from verifkit.bench.runner import RunSummary, run
 from verifkit.bench.schema import Row

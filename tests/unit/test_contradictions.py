@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from rows_builder import NETWORK, SMOOTHED, radius_row, row, witness
 
+from tests.unit.rows_builder import NETWORK, SMOOTHED, radius_row, row, witness
 from verifkit.bench.contradictions import Contradiction, ContradictionKind, coverage, find, misses, soundness_violations
 from verifkit.bench.scores import frame
 

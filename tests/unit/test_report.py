@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from rows_builder import radius_row, row, write
 
+from tests.unit.rows_builder import radius_row, row, write
 from verifkit.bench.report import HEIGHT, WIDTH, _path, _steps, _steps_at_radii, write_report
 from verifkit.bench.scores import frame, records
 from verifkit.errors import SuiteError

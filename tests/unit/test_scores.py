@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from rows_builder import radius_row, row, write
 
+from tests.unit.rows_builder import radius_row, row, write
 from verifkit.bench.schema import Row
 from verifkit.bench.scores import certified_accuracy, frame, load_rows, radius_table, verdict_table
 from verifkit.bench.terminal import number, render, seconds, terminal_table

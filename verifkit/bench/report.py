@@ -29,7 +29,7 @@ from verifkit.bench.scores import (
     records,
     verdict_table,
 )
-from verifkit.bench.terminal import norm_name, number, percent, plural, seconds
+from verifkit.bench.terminal import norm_name, number, percent, plural, radius_text, seconds
 from verifkit.errors import SuiteError
 
 Row = dict[str, Any]
@@ -283,11 +283,11 @@ def _cell(row: Row) -> Row:
         if misclassified(row):
             text = "misclassified"
         elif low and not math.isnan(high):
-            text = f"{number(low)} – {number(high)}"
+            text = f"{radius_text(low)} – {radius_text(high, up=True)}"
         elif low:
-            text = f"≥ {number(low)}"
+            text = f"≥ {radius_text(low)}"
         elif not math.isnan(high):
-            text, look = f"< {number(high)}", "u"
+            text, look = f"< {radius_text(high, up=True)}", "u"
     time = row["seconds"]
     return {"text": text, "look": look, "time": "" if math.isnan(time) else number(time, 2)}
 

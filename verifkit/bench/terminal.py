@@ -11,6 +11,7 @@ import pandas as pd
 
 from verifkit.bench.contradictions import NORM_NAMES, coverage, find
 from verifkit.bench.scores import REASONS, SMOOTHED, radius_table, records, verdict_table
+from verifkit.radius import shorten
 
 Table = tuple[list[str], list[list[str]]]
 ABSENT = "–"
@@ -27,6 +28,11 @@ def number(value: float, digits: int = 3) -> str:
         return "∞" if value > 0 else "-∞"
     text = f"{value:.{digits}g}"
     return f"{value:.0f}" if "e+" in text else text
+
+
+def radius_text(value: float, *, up: bool = False) -> str:
+    """Three significant digits, rounded so that no more is said than was shown: down, or `up` for a falsified one."""
+    return shorten(value, up=up) if math.isfinite(value) else number(value)
 
 
 def seconds(value: float) -> str:
@@ -76,7 +82,9 @@ def terminal_radii(df: pd.DataFrame) -> Table:
         [
             norm_name(line["norm"]),
             *(str(line[c]) for c in (*names, "rows")),
-            *(number(line[c]) for c in ("median_certified", "median_falsified", "tightness")),
+            radius_text(line["median_certified"]),
+            radius_text(line["median_falsified"], up=True),
+            radius_text(line["tightness"]),
             seconds(line["median_seconds"]),
         ]
         for line in records(radius_table(df))

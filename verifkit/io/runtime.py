@@ -19,6 +19,8 @@ _FATAL = 4
 
 def session(data: bytes) -> Any:
     """An `onnxruntime.InferenceSession` on ONNX bytes: CPU, one thread, quiet below errors."""
+    # Some builds start a thread that sends usage data when they are imported: nothing here may leave the machine.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
