@@ -1,7 +1,7 @@
 """The default: falsify first, then cheap bounds, then a complete method, within one budget.
 
-Its first form asks `pgd`, `crown` and `milp` in turn and stops at the first definite answer; the result's details say
-which of them gave it. The stages come from the registry, so another installed verifier can take any place.
+Its first form asks `pgd`, `interval`, `crown` and `milp` in turn and stops at the first definite answer; the result's
+details say which of them gave it. The stages come from the registry, so another installed verifier can take any place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Auto(Verifier):
     Every stage but the last may spend at most a quarter of the time left.
     """
 
-    stages: tuple[str, ...] = ("pgd", "crown", "milp")
+    stages: tuple[str, ...] = ("pgd", "interval", "crown", "milp")
 
     name: ClassVar[str] = "auto"
     capabilities: ClassVar[Capabilities] = Capabilities(

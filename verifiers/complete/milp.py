@@ -21,7 +21,7 @@ import numpy as np
 from verifkit.analysis.encoding import Encoding, add_l1_ball, encode
 from verifkit.analysis.interval import Bounds
 from verifkit.analysis.linear import analyse
-from verifkit.analysis.region import region_of
+from verifkit.analysis.region import magnitude, region_of
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
 from verifkit.analysis.rows import Rows, rows_of
 from verifkit.budget import Clock
@@ -35,6 +35,15 @@ from verifkit.properties import LpBall
 from verifkit.query import Query
 from verifkit.result import Arithmetic, Guarantee, Outcome, Reason
 from verifkit.verifier import Verifier
+
+LARGEST = 1e12
+"""Bounds beyond this are refused: HiGHS rejects coefficients from 1e15 on and takes bounds from 1e20 on as absent."""
+
+DROPPED = 1e-9
+"""HiGHS ignores matrix entries up to this size."""
+
+RELATIVE = 1e-13
+"""What floating point may lose of the largest terms of one constraint, inside the solver and in composing it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +78,14 @@ class Milp(Verifier):
         lower = analysis.property_rows(rows)[0]
         found = rows.refuting(lower)
         still_open = sorted((n for n, f in enumerate(found) if f is None), key=lambda n: rows.gap(lower, n))
+        if still_open and max(float(magnitude(*b).max()) for b in analysis.bounds) > LARGEST:
+            return Outcome.unknown(Reason.UNCONFIRMED, "values are too large for the solver's arithmetic to be trusted")
         encoding = encode(analysis.network, analysis.bounds)
         if isinstance(query.prop.input_set, LpBall):
             add_l1_ball(encoding, query.prop.input_set)
         hidden = _hidden_by_tolerance(analysis.network, analysis.bounds, rows, self.tolerance)
         program = _Program(encoding, self.tolerance, int(rng.integers(2**31)))
-        proved = np.array([-math.inf if f is None else f[1] for f in found])
+        proved = np.array([-math.inf if f is None else rows.gap(lower, n) for n, f in enumerate(found)])
         unconfirmed: str | None = None
         for number in still_open:
             clock.check()
@@ -104,7 +115,8 @@ class Milp(Verifier):
 
 
 def _hidden_by_tolerance(network: Network, bounds: list[Bounds], rows: Rows, tolerance: float) -> np.ndarray:
-    """How far each row's value may be from that of a true execution when every constraint is off by `tolerance`.
+    """How far each row's value may be from that of a true execution when every constraint is off by what the solver
+    lets pass: `tolerance`, the matrix entries it drops, and rounding relative to the constraint's largest terms.
 
     An error in one value reaches a row at most multiplied by the row's largest slope in that value over the bounds:
     the slopes are pulled back as intervals (center and radius), a stable unit's slope being 0 or 1 and an unstable
@@ -112,17 +124,19 @@ def _hidden_by_tolerance(network: Network, bounds: list[Bounds], rows: Rows, tol
     """
     count, shape = rows.outputs.shape[0], network.output_shape
     slopes = {len(network.nodes) - 1: (rows.outputs.reshape(count, *shape), np.zeros((count, *shape)))}
-    hidden = np.full(count, tolerance)
+    hidden = tolerance + RELATIVE * (np.abs(rows.outputs) @ magnitude(*bounds[-1]).reshape(-1) + np.abs(rows.bound))
     if rows.inputs is not None:
+        hidden = hidden + RELATIVE * (np.abs(rows.inputs) @ magnitude(*bounds[0]).reshape(-1))
         slopes[0] = (rows.inputs.reshape(count, *network.input_shape), np.zeros((count, *network.input_shape)))
     for index in range(len(network.nodes) - 1, -1, -1):
         if index not in slopes:
             continue
         node, (center, radius) = network.nodes[index], slopes.pop(index)
-        largest = (np.abs(center) + radius).reshape(count, -1)
+        largest = (np.abs(center) + radius).reshape(count, math.prod(node.shape))
         error = np.full(node.shape, tolerance)
         if isinstance(node, Affine):
             pulled = [(m.adjoint(center), m.absolute.adjoint(radius)) for m in node.maps]
+            error = error + _lost(node, bounds)
         elif isinstance(node, Activation):
             low, high = (end[0] for end in bounds[node.parents[0]])
             unstable = (low < 0) & (high > 0)
@@ -138,7 +152,21 @@ def _hidden_by_tolerance(network: Network, bounds: list[Bounds], rows: Rows, tol
         for parent, (c, r) in zip(node.parents, pulled, strict=True):
             before = slopes.get(parent, (np.zeros_like(c), np.zeros_like(r)))
             slopes[parent] = (before[0] + c, before[1] + r)
-    return hidden
+    return np.asarray(hidden)
+
+
+def _lost(node: Affine, bounds: list[Bounds]) -> np.ndarray:
+    """What dropped entries and rounding may change in each value of an affine node, in the node's shape."""
+    lost = np.zeros(math.prod(node.shape))
+    if node.bias is not None:
+        lost += RELATIVE * np.abs(node.bias).reshape(-1)
+    for linear, parent in zip(node.maps, node.parents, strict=True):
+        reach = magnitude(*bounds[parent]).reshape(-1)
+        entries = linear.entries()
+        terms = np.abs(entries.values) * reach[entries.cols]
+        share = np.where(np.abs(entries.values) <= DROPPED, 1.0, RELATIVE)
+        lost += np.bincount(entries.rows, share * terms, minlength=lost.size)
+    return np.asarray(lost.reshape(node.shape))
 
 
 def _quiet_solver(highspy: Any) -> Any:

@@ -198,6 +198,8 @@ class LinearAnalysis:
         sample, batch = self.region.lower, self.region.batch
         last, count = len(self.network.nodes) - 1, rows.outputs.shape[0]
         xp = namespace(sample)
+        if not count:  # a disjunct without rows: every input of the set is unsafe
+            return xp.zeros((batch, 0), dtype=sample.dtype)
         shape = self.network.output_shape
         start = {last: _expand(rows.outputs.reshape(count, *shape), sample, batch)}
         if rows.inputs is not None:
