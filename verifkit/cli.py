@@ -140,8 +140,8 @@ def cite(name: str) -> None:
 
 def _summarise(folder: Path) -> None:
     from verifkit.bench.contradictions import find, soundness_violations
+    from verifkit.bench.frame import load_rows
     from verifkit.bench.report import write_report
-    from verifkit.bench.scores import load_rows
     from verifkit.bench.terminal import render
 
     rows = load_rows(folder)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.rows_builder import NETWORK, SMOOTHED, radius_row, row, witness
 from verifkit.bench.contradictions import Contradiction, ContradictionKind, coverage, find, misses, soundness_violations
-from verifkit.bench.scores import frame
+from verifkit.bench.frame import frame
 
 Rows = list[dict[str, Any]]
 

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 from tests.unit.rows_builder import radius_row, row, write
-from verifkit.bench.report import HEIGHT, WIDTH, _path, _steps, _steps_at_radii, write_report
-from verifkit.bench.scores import frame, records
+from verifkit.bench.chart import HEIGHT, WIDTH, _path, _steps, _steps_at_radii
+from verifkit.bench.frame import frame, records
+from verifkit.bench.report import write_report
 from verifkit.errors import SuiteError
 
 VOID = {"meta", "br"}

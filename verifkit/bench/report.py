@@ -16,17 +16,15 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from verifkit.bench.chart import HEIGHT, WIDTH, step_chart
 from verifkit.bench.contradictions import coverage, find, misses
+from verifkit.bench.frame import SMOOTHED, grouped, load_rows, records
 from verifkit.bench.scores import (
     REASONS,
-    SMOOTHED,
     certified_accuracy,
     certified_radius,
-    grouped,
-    load_rows,
     misclassified,
     radius_table,
-    records,
     verdict_table,
 )
 from verifkit.bench.terminal import norm_name, number, percent, plural, radius_text, seconds
@@ -43,8 +41,6 @@ LISTED = 100
 """Contradictions, failures, and models with tables of their own, at most."""
 STANDINGS = ("certified", "smaller", "falsified", "misclassified", *REASONS, "other")
 """Where an input can stand at a radius: the columns of the table of certified accuracy that add up to its rows."""
-WIDTH, HEIGHT = 640, 260
-"""Of a chart's plot area, in pixels."""
 
 
 def write_report(out: Path) -> Path:
@@ -159,7 +155,7 @@ def _accuracy_sections(table: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
         section["radii"] = sorted({line["radius"] for line in lines})
         section["subjects"] = {s: _by_verifier(part) for s, part in section["subjects"].items()}
         section["standings"] = [n for n in STANDINGS if any(line[n] for line in lines)]
-        section["chart"] = _chart(by_group[section["norm"], section["model"]], lines)
+        section["chart"] = step_chart(by_group[section["norm"], section["model"]], lines)
     return sections
 
 
@@ -174,78 +170,6 @@ def _by_verifier(lines: Sequence[Row]) -> list[Row]:
         cells = {c["radius"]: {**c, "best": 0 < c["accuracy"] == best.get(c["radius"])} for c in own}
         table.append({"verifier": verifier, "kind": own[0]["kind"], "rows": own[0]["rows"], "cells": cells})
     return table
-
-
-def _chart(rows: Sequence[Row], lines: Sequence[Row]) -> Row | None:
-    """Step curves of one model and norm, as SVG paths; None where there is nothing worth drawing."""
-    steps = {group: _steps(own) for group, own in grouped(rows, "subject", "method").items()}
-    fixed = grouped((line for line in lines if line["source"] == "verify"), "subject", "verifier")
-    steps |= {group: _steps_at_radii(own) for group, own in fixed.items()}
-    kinds = {(line["subject"], line["verifier"]): line["kind"] for line in lines}
-    ends = [p[0] for group, points in steps.items() for p in points if kinds.get(group) != "falsifier"]
-    ends = [e for e in ends if 0 < e < math.inf] or [p[0] for own in steps.values() for p in own if 0 < p[0] < math.inf]
-    if not ends or not any(len(points) > 1 for points in steps.values()):
-        return None
-    right = max(ends) * 1.08
-    tick = _round_step(right)
-    ticks = [(round(k * tick, 12), round(k * tick / right * WIDTH, 1)) for k in range(int(right / tick) + 1)]
-    curves = []
-    for place, (group, points) in enumerate((g, p) for g, p in steps.items() if p and g in kinds):
-        path, mark = _path(points, right, 0.3 + 0.6 * (place % 4) / 4)
-        style = {"falsifier": "attack", "probabilistic": "probabilistic"}.get(kinds[group], "deterministic")
-        label = {"number": place + 1, "colour": place % 6, "style": style, "verifier": group[1], "subject": group[0]}
-        curves.append({**label, "path": path, "mark": mark})
-    return {"curves": curves, "ticks": ticks}
-
-
-def _steps(rows: Sequence[Row]) -> list[tuple[float, float]]:
-    """(radius up to which it stands, share), non-increasing; the share certified, or for attacks not yet falsified."""
-    rows = [r for r in rows if r["question"] == "radius"]
-    if not rows:
-        return []
-    attack = all(r["kind"] == "falsifier" for r in rows)
-    wrong = sum(misclassified(r) for r in rows)
-    falsified = [math.inf if math.isnan(r["falsified"]) else r["falsified"] for r in rows if not misclassified(r)]
-    reach = falsified if attack else [c for c in map(certified_radius, rows) if c > 0]
-    left, points = (len(rows) - wrong if attack else len(reach)), []
-    for radius, count in sorted(Counter(reach).items()):
-        points.append((radius, left / len(rows)))
-        left -= count
-    ended = not points or points[-1][0] == math.inf
-    return points if ended else [*points, (math.inf, left / len(rows))]
-
-
-def _steps_at_radii(lines: Sequence[Row]) -> list[tuple[float, float]]:
-    """The same from questions at given radii: a share certified stands up to its radius, one falsified from it on."""
-    lines = sorted(lines, key=lambda line: float(line["radius"]))
-    if lines[0]["kind"] != "falsifier":
-        return [(line["radius"], line["accuracy"]) for line in lines]
-    shares = [1 - lines[0]["misclassified"] / lines[0]["rows"], *(line["upper"] for line in lines)]
-    return list(zip([*(line["radius"] for line in lines), math.inf], shares, strict=True))
-
-
-def _path(points: Sequence[tuple[float, float]], right: float, at: float) -> tuple[str, tuple[float, int]]:
-    """SVG path of a step curve on whole pixels (short, however many rows), and where along it its number stands."""
-    corners: dict[int, float] = {}
-    for radius, share in points:
-        corners.setdefault(round(min(radius, right) / right * WIDTH), share)
-    goal = at * max((x for x, share in corners.items() if share > 0), default=WIDTH)
-    path, height = "", -1
-    for x, share in corners.items():
-        y = round((1 - share) * HEIGHT)
-        if y != height:
-            path += f"V{y}" if path else f"M0,{y}"
-        if share <= 0:
-            break  # the rest runs along the axis
-        height = y
-        path += f"H{x}"
-    marked = next(share for x, share in corners.items() if x >= min(goal, max(corners)))
-    return path, (round(goal, 1), round((1 - marked) * HEIGHT))
-
-
-def _round_step(right: float) -> float:
-    power = 10.0 ** math.floor(math.log10(right / 6))
-    return float(next(power * m for m in (1, 2, 5, 10) if power * m * 6 >= right * (1 - 1e-9)))
 
 
 def _instances(rows: Sequence[Row], room: int) -> Row:

@@ -7,35 +7,20 @@ statements, so `subject` is a grouping column of every table.
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from statistics import fmean, median
 from typing import Any
 
 import pandas as pd
 
-from verifkit.errors import SuiteError
+from verifkit.bench.frame import NETWORK, Row, grouped, records
 
-Row = Mapping[str, Any]
-ROWS_FILE = "rows.jsonl"
-NETWORK, SMOOTHED = "network", "smoothed classifier"
 REASONS = ("incomplete", "timeout", "memout", "unsupported", "unconfirmed", "error")
 CLOSED = 1e-2
 """A complete method's bracket counts as closed, its radius as exact, when its relative width is at most this."""
 
-_TEXT = (
-    *("key", "suite", "instance", "question", "model", "model_hash", "property", "property_hash", "norm", "expected"),
-    *("firmness", "verifier", "version", "verdict", "reason", "word", "detail", "kind", "started", "environment"),
-    "output",
-)
-_NUMBER = (
-    *("radius", "index", "label", "predicted", "timeout", "memory_limit", "seed", "repeat", "certified", "falsified"),
-    *("wall_seconds", "verifier_seconds", "load_seconds", "cpu_seconds", "peak_memory_bytes"),
-)
-_OBJECT = ("options", "guarantee", "witness", "counts", "undecided", "statistics")
 
 VERDICT_COLUMNS = (
     *("question", "subject", "verifier", "kind", "rows", "HOLDS", "VIOLATED", *REASONS, "other"),
@@ -49,76 +34,6 @@ RADIUS_COLUMNS = (
     *("model", "norm", "subject", "verifier", "kind", "rows", "with_radius", "misclassified", "median_certified"),
     *("mean_certified", "median_falsified", "with_falsified", "tightness", "with_exact", "median_seconds"),
 )
-
-
-def load_rows(out: Path) -> pd.DataFrame:
-    """The rows of a run, one per line of `out/rows.jsonl`; a torn last line (the runner was killed) is left out.
-
-    Raises `SuiteError` where the folder or file is missing or empty, or another line is not a JSON object.
-    """
-    path = Path(out) / ROWS_FILE
-    if not path.is_file():
-        raise SuiteError(f"{path} does not exist: run `verifkit bench SUITE --out {out}` first")
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except OSError as why:
-        raise SuiteError(f"{path} cannot be read: {why.strerror or why}") from why
-    rows: list[Row] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as why:
-            if number == len(lines):
-                break
-            raise SuiteError(f"{path}, line {number}: not a JSON object; the file is damaged") from why
-        if not isinstance(row, dict) or "verdict" not in row or "verifier" not in row:
-            raise SuiteError(f"{path}, line {number}: not a result row of verifkit")
-        rows.append({**row, "line": number})
-    if not rows:
-        raise SuiteError(f"{path} holds no complete row yet: nothing to report")
-    return frame(rows)
-
-
-def frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """Rows as a table with a fixed set of columns: text "" where absent, numbers NaN, records None.
-
-    Added: `line` (in rows.jsonl), `method` (the verifier with the options that tell it from its namesakes),
-    `model_label`, `subject`, `semantics`, `failure_probability`, `seconds` (the verifier's time, else the row's).
-    """
-    data: dict[str, Any] = {c: pd.Series([_text(r.get(c)) for r in rows], dtype="object") for c in _TEXT}
-    for column in _NUMBER:
-        data[column] = pd.Series([_number(r.get(column)) for r in rows], dtype="float64")
-    for column in _OBJECT:
-        data[column] = pd.Series([r.get(column) for r in rows], dtype="object")
-    data["complete"] = pd.Series([r.get("complete") is True for r in rows], dtype="bool")
-    data["line"] = pd.Series([int(r.get("line", i)) for i, r in enumerate(rows, start=1)], dtype="int64")
-    df = pd.DataFrame(data)
-    df["method"] = pd.Series(_methods(df), index=df.index, dtype="object")
-    df["model_label"] = pd.Series(_model_labels(df), index=df.index, dtype="object")
-    df["kind"] = pd.Series(_kinds(df), index=df.index, dtype="object")
-    df["subject"] = pd.Series(_subjects(df), index=df.index, dtype="object")
-    guarantees = [g if isinstance(g, dict) else {} for g in df["guarantee"]]
-    df["semantics"] = pd.Series([_text(g.get("semantics")) for g in guarantees], index=df.index, dtype="object")
-    chances = [_number(g.get("failure_probability")) for g in guarantees]
-    df["failure_probability"] = pd.Series(chances, index=df.index, dtype="float64")
-    df["seconds"] = df["verifier_seconds"].fillna(df["wall_seconds"])
-    return df
-
-
-def records(df: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as dictionaries of Python values (an order of magnitude faster than `DataFrame.to_dict`)."""
-    names = [str(column) for column in df.columns]
-    return [dict(zip(names, row, strict=True)) for row in zip(*(df[c].tolist() for c in df.columns), strict=True)]
-
-
-def grouped(rows: Iterable[dict[str, Any]], *columns: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """Rows by the values of `columns`, in sorted order of those values."""
-    groups: defaultdict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        groups[tuple(row[c] for c in columns)].append(row)
-    return dict(sorted(groups.items(), key=lambda item: tuple(map(str, item[0]))))
 
 
 def verdict_table(df: pd.DataFrame) -> pd.DataFrame:
@@ -299,70 +214,3 @@ def _exact_radii(rows: Sequence[Row]) -> dict[Hashable, float]:
 
 def _shared_kind(rows: Sequence[Row]) -> str:
     return " / ".join(sorted({str(r["kind"]) for r in rows if r["kind"]})) or "not stated"
-
-
-def _methods(df: pd.DataFrame) -> list[str]:
-    """The verifier's name, with the options that differ where a name was run with several."""
-    options = [o if isinstance(o, dict) else {} for o in df["options"]]
-    by_name: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
-    texts = [{str(k): _option(v) for k, v in own.items()} for own in options]
-    for name, text in zip(df["verifier"], texts, strict=True):
-        by_name[name].append(text)
-    differing = {
-        name: sorted(k for k in set().union(*owns) if len({own.get(k) for own in owns}) > 1)
-        for name, owns in by_name.items()
-    }
-    labels = []
-    for name, text in zip(df["verifier"], texts, strict=True):
-        told = ", ".join(f"{k}={text[k]}" for k in differing[name] if k in text)
-        labels.append(f"{name} ({told})" if told else name)
-    return labels
-
-
-def _option(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-
-
-def _model_labels(df: pd.DataFrame) -> list[str]:
-    """The model's name, with the start of its hash where two models share a name."""
-    pairs = list(zip(df["model"], df["model_hash"], strict=True))
-    hashes: defaultdict[str, set[str]] = defaultdict(set)
-    for name, digest in pairs:
-        hashes[name].add(digest)
-    return [f"{name} ({digest[:8]})" if len(hashes[name]) > 1 else name for name, digest in pairs]
-
-
-def _kinds(df: pd.DataFrame) -> list[str]:
-    """The row's kind; where it has none (a crash, a refusal), what the method is in its other rows of that norm."""
-    known: dict[tuple[str, str | None], str] = {}
-    for method, norm, kind in zip(df["method"], df["norm"], df["kind"], strict=True):
-        if kind:
-            known.setdefault((method, norm), kind)
-            known.setdefault((method, None), kind)
-    rows = zip(df["method"], df["norm"], df["kind"], strict=True)
-    return [kind or known.get((m, n)) or known.get((m, None), "") for m, n, kind in rows]
-
-
-def _subjects(df: pd.DataFrame) -> list[str]:
-    """Whom the row is about. Only HOLDS names it reliably: a witness is always replayed on the network itself."""
-    stated: dict[str, str] = {}
-    own: list[str] = []
-    for method, verdict, guarantee in zip(df["method"], df["verdict"], df["guarantee"], strict=True):
-        subject = _text(guarantee.get("subject")) if isinstance(guarantee, dict) and verdict == "HOLDS" else ""
-        own.append(subject)
-        if subject:
-            stated.setdefault(method, subject)
-    rows = zip(own, df["method"], df["kind"], strict=True)
-    return [s or stated.get(m) or (SMOOTHED if kind == "probabilistic" else NETWORK) for s, m, kind in rows]
-
-
-def _text(value: Any) -> str:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
-
-
-def _number(value: Any) -> float:
-    """NaN for what is absent or not a number."""
-    try:
-        return math.nan if value is None else float(value)
-    except (TypeError, ValueError):
-        return math.nan

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from verifkit.bench.contradictions import NORM_NAMES, coverage, find
-from verifkit.bench.scores import REASONS, SMOOTHED, radius_table, records, verdict_table
+from verifkit.bench.frame import SMOOTHED, records
+from verifkit.bench.scores import REASONS, radius_table, verdict_table
 from verifkit.radius import shorten
 
 Table = tuple[list[str], list[list[str]]]
