@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from verifkit.functions import ScalarFunction
+from verifkit.input_sets import Norm
 from verifkit.ops import Activation, Affine, Input, Node
-from verifkit.properties import Norm
 from verifkit.query import Query
 
 
 class Kind(StrEnum):
     """COMPLETE decides (given time); INCOMPLETE proves or gives up; PROBABILISTIC proves up to a stated chance;
-    FALSIFIER only ever finds violations."""
+    FALSIFIER only ever finds violations. A complete method is complete on piecewise linear networks; on others that it
+    takes, it is as good as its bounds."""
 
     COMPLETE = "complete"
     INCOMPLETE = "incomplete"

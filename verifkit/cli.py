@@ -6,6 +6,7 @@ heavy is imported before the command that needs it runs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -58,11 +59,13 @@ def verify(
     The first line is unsat (the property holds), sat (a counterexample was found and replayed), unknown, timeout or
     error.
     """
+    from verifkit.budget import Budget
     from verifkit.commands import answer_text, ask
     from verifkit.watchdog import Watchdog
 
-    with _only_our_output() as out, Watchdog(timeout, memory, out, as_json=as_json):
-        result = ask(model, spec, verifier, _parse_options(options), timeout, memory, seed)
+    limits = Budget(seconds=timeout, memory_bytes=None if memory is None else int(memory * 2**30))
+    with _only_our_output() as out, Watchdog(limits, out, as_json=as_json):
+        result = ask(model, spec, verifier, _parse_options(options), limits, seed)
         out.write(json.dumps(result.to_json()) + "\n" if as_json else answer_text(result))
     sys.exit(DEFINITE if result.word in ("sat", "unsat") else FAILURE if result.word == "error" else UNDECIDED)
 
@@ -193,9 +196,11 @@ class _only_our_output:  # noqa: N801 (a context manager, used like a function)
         return self._ours
 
     def __exit__(self, *_: object) -> None:
-        self._ours.flush()
+        with contextlib.suppress(BrokenPipeError):  # the reader has gone; the exit status still tells
+            self._ours.flush()
         os.dup2(self._ours.fileno(), 1)
-        self._ours.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._ours.close()
 
 
 def _say(sentence: str) -> None:
@@ -206,8 +211,11 @@ def main() -> NoReturn:
     """The entry point: every failure ends in one sentence and its exit status."""
     try:
         cli(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(MISTAKE)
     except click.ClickException as error:
-        _say(f"verifkit: {error.format_message()}; see `verifkit --help`")
+        _say(f"verifkit: {error.format_message().rstrip('.')}; see `verifkit --help`")
         sys.exit(MISTAKE)
     except VerifkitError as error:
         _say(f"verifkit: {error}")
@@ -220,7 +228,8 @@ def main() -> NoReturn:
         sys.exit(DEFINITE)
     except Exception as error:  # noqa: BLE001 (the last resort: an internal failure has its own word and status)
         if "verify" in sys.argv:
-            click.echo("error")
+            failure = {"verdict": "UNKNOWN", "word": "error", "reason": "error", "detail": str(error)}
+            click.echo(json.dumps(failure) if "--json" in sys.argv else "error")
         _say(f"verifkit: internal failure, please report it: {type(error).__name__}: {error}")
         if "--debug" in sys.argv:
             traceback.print_exc()

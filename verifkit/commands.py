@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from verifkit.budget import Budget
 from verifkit.capabilities import Capabilities
 from verifkit.evidence import SampleCounts, Witness
+from verifkit.input_sets import Box
 from verifkit.io.onnx import load_model
 from verifkit.io.vnnlib import load_property
-from verifkit.properties import Box
 from verifkit.query import Query
 from verifkit.radius import format_radius
 from verifkit.registry import create, names, verifier_class
@@ -21,21 +21,19 @@ def ask(
     spec: str,
     verifier: str,
     options: Mapping[str, str],
-    timeout: float | None,
-    memory_gib: float | None,
+    limits: Budget,
     seed: int,
 ) -> Result:
     """Loads the files and puts the question; raises `VerifkitError` for a user's mistake.
 
-    Loading counts against the time limit only in the process around: the verifier gets all of `timeout`.
+    Loading counts against the time limit only in the process around: the verifier gets all of the limits.
     """
     chosen = create(verifier, options)
-    budget = Budget(seconds=timeout, memory_bytes=None if memory_gib is None else int(memory_gib * 2**30))
     prop = load_property(spec)
     box = prop.input_set if isinstance(prop.input_set, Box) else None
     loaded = load_model(model, require_network=chosen.capabilities.needs_network, box=box)
     query = Query(loaded, prop)
-    return chosen.verify(query, budget=budget, seed=seed)
+    return chosen.verify(query, budget=limits, seed=seed)
 
 
 def answer_text(result: Result) -> str:

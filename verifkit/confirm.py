@@ -15,8 +15,9 @@ import numpy as np
 
 from verifkit.evidence import Replay, Witness
 from verifkit.exact import can_evaluate_exactly, evaluate_exactly
+from verifkit.input_sets import Box, InputSet, LpBall
 from verifkit.model import Model
-from verifkit.properties import Box, InputSet, LpBall, Property
+from verifkit.properties import Property
 from verifkit.query import Query
 
 COMPETITION_TOLERANCE = Fraction(1, 10_000)

@@ -1,217 +1,23 @@
 """What is asked: an input set and an unsafe set in disjunctive normal form.
 
 Numbers are kept as written, as exact rationals. A property *holds* when no input of the set reaches the unsafe set.
-Inputs and outputs are flat vectors in C order, in the model's raw input space.
-
-Two boxes go with every property: the box as written, and the *effective* box, widened to the nearest float32 (or
-float64, for a double-precision model) values on each side, because a deployed network can only be fed floats. HOLDS
-covers both; a witness lies in the effective one.
+Inputs and outputs are flat vectors in C order, in the model's raw input space. The input sets themselves are in
+`verifkit.input_sets`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from verifkit.errors import PropertyError
-
-Norm = Literal["0", "1", "2", "inf"]
-Number = int | float | Fraction | str
-
-
-def rational(value: Any) -> Fraction:
-    """The exact value of an int, float, NumPy scalar, Fraction or decimal string; raises `PropertyError`."""
-    try:
-        if isinstance(value, np.generic):
-            value = value.item()
-        return Fraction(value)
-    except (ValueError, OverflowError, TypeError, ZeroDivisionError):
-        raise PropertyError(f"{value!r} is not a finite number") from None
-
-
-def _rationals(values: Any, what: str) -> tuple[Fraction, ...]:
-    flat = values.reshape(-1).tolist() if isinstance(values, np.ndarray) else list(values)
-    if not flat:
-        raise PropertyError(f"{what} is empty")
-    return tuple(v if type(v) is Fraction else rational(v) for v in flat)
-
-
-def float_below(values: Iterable[Fraction], dtype: type[np.floating[Any]] = np.float64) -> np.ndarray:
-    """The largest floats of `dtype` that are <= the values, as an array of `dtype`.
-
-    Raises `PropertyError` for a value below the smallest finite float.
-    """
-    return _directed(values, dtype, up=False)
-
-
-def float_above(values: Iterable[Fraction], dtype: type[np.floating[Any]] = np.float64) -> np.ndarray:
-    """The smallest floats of `dtype` that are >= the values, as an array of `dtype`.
-
-    Raises `PropertyError` for a value above the largest finite float.
-    """
-    return _directed(values, dtype, up=True)
-
-
-def _directed(values: Iterable[Fraction], dtype: type[np.floating[Any]], *, up: bool) -> np.ndarray:
-    """Round to nearest in bulk, then step the entries that went the wrong way.
-
-    The nearest float is one of the two neighbours of the value, also after rounding twice (to float64, then `dtype`),
-    because the neighbours themselves are fixed points of both roundings.
-    """
-    ratios = [v.as_integer_ratio() for v in values]
-    target = math.inf if up else -math.inf
-    with np.errstate(over="ignore", under="ignore"):
-        near = np.array([_quotient(p, q) for p, q in ratios], dtype=np.float64).astype(dtype)
-        near = np.clip(near, np.finfo(dtype).min, np.finfo(dtype).max)
-        wrong = np.zeros(near.shape, dtype=bool)
-        for i, ((p, q), value) in enumerate(zip(ratios, near.tolist(), strict=True)):
-            n, d = value.as_integer_ratio()
-            wrong[i] = n * q < p * d if up else n * q > p * d
-        near[wrong] = np.nextafter(near[wrong], dtype(target), dtype=dtype)
-    if not np.isfinite(near).all():
-        raise PropertyError(f"an input bound is beyond the range of {dtype.__name__}")
-    return near
-
-
-def _quotient(p: int, q: int) -> float:
-    """p / q to the nearest float64, infinite where it overflows; q is positive."""
-    try:
-        return p / q
-    except OverflowError:
-        return math.inf if p > 0 else -math.inf
-
-
-@dataclass(frozen=True)
-class Box:
-    """lower <= x <= upper, entry by entry; both ends as exact rationals.
-
-    Raises `PropertyError` if the lengths differ or an entry's lower end lies above its upper end.
-    """
-
-    lower: tuple[Fraction, ...]
-    upper: tuple[Fraction, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lower", _rationals(self.lower, "the box's lower end"))
-        object.__setattr__(self, "upper", _rationals(self.upper, "the box's upper end"))
-        if len(self.lower) != len(self.upper):
-            raise PropertyError(f"a box with {len(self.lower)} lower and {len(self.upper)} upper ends")
-        for i, (low, high) in enumerate(zip(self.lower, self.upper, strict=True)):
-            if low > high:
-                raise PropertyError(f"the box is empty: input {i} has lower end {low} above its upper end {high}")
-
-    @property
-    def size(self) -> int:
-        return len(self.lower)
-
-    def floats(self, dtype: type[np.floating[Any]] = np.float32) -> tuple[np.ndarray, np.ndarray]:
-        """The effective box: ends widened to the nearest floats of `dtype`, returned as float64 arrays (size,)."""
-        return (
-            float_below(self.lower, dtype).astype(np.float64),
-            float_above(self.upper, dtype).astype(np.float64),
-        )
-
-    def contains(self, x: Sequence[Fraction]) -> bool:
-        """Exact membership in the box as written."""
-        return all(low <= v <= high for low, v, high in zip(self.lower, x, self.upper, strict=True))
-
-    def intersection(self, other: Box) -> Box | None:
-        """The common box, or None where it is empty."""
-        lower = tuple(map(max, self.lower, other.lower))
-        upper = tuple(map(min, self.upper, other.upper))
-        return None if any(low > high for low, high in zip(lower, upper, strict=True)) else Box(lower, upper)
-
-    def canonical(self) -> str:
-        return "box " + " ".join(f"{low}:{high}" for low, high in zip(self.lower, self.upper, strict=True))
-
-
-@dataclass(frozen=True)
-class LpBall:
-    """|x - center|_norm <= radius, optionally cut by a clip box. Norm "0" counts the entries that differ.
-
-    `clip` is required for norm "0", whose ball is unbounded without it. Raises `PropertyError` for a negative radius,
-    an unknown norm, or a clip box that the ball does not meet.
-    """
-
-    center: tuple[Fraction, ...]
-    radius: Fraction
-    norm: Norm
-    clip: Box | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "center", _rationals(self.center, "the ball's center"))
-        object.__setattr__(self, "radius", rational(self.radius))
-        object.__setattr__(self, "norm", str(self.norm))
-        if self.norm not in ("0", "1", "2", "inf"):
-            raise PropertyError(f"norm '{self.norm}' is none of 0, 1, 2, inf")
-        if self.radius < 0:
-            raise PropertyError(f"the radius {self.radius} is negative")
-        if self.clip is not None and self.clip.size != self.size:
-            raise PropertyError(f"the clip box has {self.clip.size} entries, the center {self.size}")
-        if self.norm == "0" and self.clip is None:
-            raise PropertyError("an l0 ball needs a clip box: the changed entries are unbounded without it")
-        if self.clip is not None and not self._meets_clip():
-            raise PropertyError("the ball lies outside its clip box: no input is left")
-
-    @property
-    def size(self) -> int:
-        return len(self.center)
-
-    def contains(self, x: Sequence[Fraction]) -> bool:
-        """Exact membership."""
-        if self.clip is not None and not self.clip.contains(x):
-            return False
-        return self._within(x)
-
-    def _within(self, x: Sequence[Fraction]) -> bool:
-        gaps = [abs(v - c) for v, c in zip(x, self.center, strict=True)]
-        if self.norm == "inf":
-            return max(gaps) <= self.radius
-        if self.norm == "0":
-            return sum(g != 0 for g in gaps) <= self.radius
-        if self.norm == "1":
-            return sum(gaps) <= self.radius
-        return sum(g * g for g in gaps) <= self.radius**2
-
-    def _meets_clip(self) -> bool:
-        assert self.clip is not None
-        nearest = [min(max(c, lo), hi) for c, lo, hi in zip(self.center, self.clip.lower, self.clip.upper, strict=True)]
-        return self._within(nearest)
-
-    def bounding_box(self) -> Box:
-        """The smallest box around the ball (after clipping)."""
-        if self.norm == "0":
-            assert self.clip is not None
-            if self.radius >= 1:
-                return self.clip
-            return Box(self.center, self.center)
-        box = Box(tuple(c - self.radius for c in self.center), tuple(c + self.radius for c in self.center))
-        if self.clip is None:
-            return box
-        common = box.intersection(self.clip)
-        assert common is not None  # checked on construction
-        return common
-
-    def canonical(self) -> str:
-        clip = "" if self.clip is None else " clip " + self.clip.canonical()
-        return f"ball {self.norm} {self.radius} " + " ".join(map(str, self.center)) + clip
-
-
-InputSet = Box | LpBall
-
-
-def ball(center: Any, radius: Number, norm: Norm | str | float, clip: Box | None = None) -> InputSet:
-    """The ball as an `InputSet`: an l-inf ball is a `Box`, the others an `LpBall`."""
-    name = "inf" if norm in ("inf", math.inf) else str(int(norm)) if isinstance(norm, int | float) else str(norm)
-    shape = LpBall(tuple(_rationals(center, "the center")), rational(radius), name, clip)  # type: ignore[arg-type]
-    return shape.bounding_box() if name == "inf" else shape
+from verifkit.input_sets import Box, InputSet, LpBall, Norm, Number, ball, clip_box, rational
 
 
 @dataclass(frozen=True)
@@ -434,7 +240,5 @@ def robustness(
     another class is not robust.
     """
     flat = np.asarray(x).reshape(-1)
-    if clip is not None and not isinstance(clip, Box):
-        low, high = (rational(v) for v in clip)
-        clip = Box((low,) * flat.size, (high,) * flat.size)
-    return Property(ball(flat, radius, norm, clip), misclassified(label, n_outputs), n_outputs, name)
+    box = clip_box(clip, flat.size)
+    return Property(ball(flat, radius, norm, box), misclassified(label, n_outputs), n_outputs, name)

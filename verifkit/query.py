@@ -6,11 +6,13 @@ import hashlib
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from typing import Any
 
 from verifkit.errors import UnsupportedOperator
+from verifkit.input_sets import Box, InputSet, LpBall, Norm, Number, ball, clip_box
 from verifkit.model import Model
 from verifkit.network import Network
-from verifkit.properties import Box, InputSet, LpBall, Norm, Number, Polyhedron, Property, ball, misclassified
+from verifkit.properties import Polyhedron, Property, robustness
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +79,14 @@ class QueryFamily:
 
 
 def robustness_family(
-    model: Model, center: tuple[Fraction, ...], label: int, norm: Norm, clip: Box | None = None
+    model: Model, x: Any, label: int, norm: Norm = "inf", clip: Box | tuple[Number, Number] | None = None
 ) -> QueryFamily:
-    """The family "every input within the radius of `center` is classified `label`"."""
-    return QueryFamily(model, center, norm, misclassified(label, model.n_outputs), clip)
+    """The family "every input within the radius of `x` is classified `label`".
+
+    x: array of any shape or sequence of numbers, flattened in C order. clip: a box, or one (low, high) pair for every
+    input. Otherwise as `robustness`.
+    """
+    at_zero = robustness(x, label, 0, norm, n_outputs=model.n_outputs, clip=clip)
+    center = at_zero.input_set.lower if isinstance(at_zero.input_set, Box) else at_zero.input_set.center
+    box = clip_box(clip, len(center))
+    return QueryFamily(model, center, norm, at_zero.unsafe, box)

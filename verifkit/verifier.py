@@ -15,7 +15,7 @@ from verifkit.capabilities import Capabilities, Kind
 from verifkit.confirm import confirm
 from verifkit.errors import MissingPackage
 from verifkit.evidence import Cases
-from verifkit.properties import rational
+from verifkit.input_sets import rational
 from verifkit.query import Query, QueryFamily
 from verifkit.radius import Radius, bisect
 from verifkit.result import Arithmetic, Guarantee, Outcome, Reason, Result, Semantics, Verdict
@@ -49,7 +49,11 @@ class Verifier(ABC):
         if refusal is not None:
             return self._result(query, self._refuse(query, refusal), clock, seed)
         parts: list[Outcome] = []
-        for case in query.cases():
+        cases = query.cases()
+        if not cases and self.capabilities.kinds[query.norm] is Kind.FALSIFIER:
+            nothing = Outcome.unknown(Reason.INCOMPLETE, "the unsafe set admits no input: there is nothing to find")
+            return self._result(query, nothing, clock, seed)
+        for case in cases:
             outcome = self._checked(case, clock, seed)
             parts.append(outcome)
             if outcome.verdict is Verdict.VIOLATED:

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TextIO
 
+from verifkit.budget import Budget
 from verifkit.result import Reason
 
 GRACE = 1.0
@@ -23,9 +24,9 @@ class Watchdog:
     It then prints the word and the reason as `verify` would have, and exits with status 1.
     """
 
-    def __init__(self, seconds: float | None, memory_gib: float | None, out: TextIO, *, as_json: bool) -> None:
-        self._deadline = None if seconds is None else time.monotonic() + seconds + GRACE
-        self._bytes = None if memory_gib is None else memory_gib * 2**30
+    def __init__(self, limits: Budget, out: TextIO, *, as_json: bool) -> None:
+        self._deadline = None if limits.seconds is None else time.monotonic() + limits.seconds + GRACE
+        self._bytes = limits.memory_bytes
         self._out, self._as_json = out, as_json
         self._done = threading.Event()
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import onnx
 import pytest
 
+from verifkit.input_sets import Box
 from verifkit.io.vnnlib import load_property, parse_property, write_property
-from verifkit.properties import Box
 
 ROOT = Path(os.environ.get("VERIFKIT_VNNCOMP") or Path(__file__).parents[2].parent / "shared" / "vnncomp")
 FILES = sorted(path for path in ROOT.rglob("*.vnnlib*") if path.name.endswith((".vnnlib", ".vnnlib.gz")))

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verifkit.errors import PropertyError
+from verifkit.input_sets import Box
 from verifkit.io.vnnlib import parse_property, write_property
-from verifkit.properties import Box, Constraint, Polyhedron, Property
+from verifkit.properties import Constraint, Polyhedron, Property
 
 N, M = 2, 2
 halves = st.integers(-4, 4).map(lambda k: Fraction(k, 2))

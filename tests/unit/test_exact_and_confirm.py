@@ -10,11 +10,12 @@ import pytest
 from verifkit.confirm import confirm, in_effective_set
 from verifkit.exact import can_evaluate_exactly, evaluate_exactly
 from verifkit.functions import Sigmoid
+from verifkit.input_sets import Box, LpBall
 from verifkit.io.onnx import model_from_network
 from verifkit.maps import Conv, Reshape, Scale, Select
 from verifkit.network import Network, dense_network
 from verifkit.ops import Affine, Input, Max, Product
-from verifkit.properties import Box, Constraint, LpBall, Polyhedron, Property
+from verifkit.properties import Constraint, Polyhedron, Property
 from verifkit.query import Query
 from verifkit.testing.oracle import evaluate
 from verifkit.testing.toys import random_toy, to_network

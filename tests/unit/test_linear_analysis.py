@@ -15,9 +15,10 @@ from verifkit.analysis.relaxation import CROWN_RELAXATIONS, relu_lines, sigmoid_
 from verifkit.analysis.rows import rows_of
 from verifkit.budget import Budget, Clock
 from verifkit.functions import Relu, Sigmoid, Tanh
+from verifkit.input_sets import Box, LpBall
 from verifkit.io.onnx import model_from_network
 from verifkit.network import dense_network
-from verifkit.properties import Box, Constraint, LpBall, Polyhedron, Property, robustness
+from verifkit.properties import Constraint, Polyhedron, Property, robustness
 from verifkit.query import Query
 from verifkit.testing.oracle import evaluate
 from verifkit.testing.toys import random_region, random_toy, sample_points, to_model, to_network

@@ -17,6 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from verifkit.errors import ModelError, UnsupportedOperator
+from verifkit.input_sets import Box
 from verifkit.io import onnx as reader
 from verifkit.io.compare import compare, probes
 from verifkit.io.onnx import load_model, model_from_bytes
@@ -24,7 +25,6 @@ from verifkit.io.runtime import OnnxRunner
 from verifkit.model import digest_of
 from verifkit.network import Network
 from verifkit.ops import Affine
-from verifkit.properties import Box
 
 F32 = np.float32
 WEIGHT = np.array([[1.0, -2.0], [0.5, 3.0], [-1.0, 1.0]], dtype=F32)

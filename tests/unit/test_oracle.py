@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from verifkit.properties import Box, LpBall, Polyhedron, Property
+from verifkit.input_sets import Box, LpBall
+from verifkit.properties import Polyhedron, Property
 from verifkit.testing import strategies, toys
 from verifkit.testing.oracle import Disjunct, OracleAnswer, Region, Row, ToyNet, decide, evaluate, l1_ball
 

@@ -12,19 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from verifkit.errors import PropertyError
-from verifkit.properties import (
-    Box,
-    Constraint,
-    LpBall,
-    Polyhedron,
-    Property,
-    ball,
-    float_above,
-    float_below,
-    misclassified,
-    rational,
-    robustness,
-)
+from verifkit.input_sets import Box, LpBall, ball, float_above, float_below, rational
+from verifkit.properties import Constraint, Polyhedron, Property, misclassified, robustness
 
 F = Fraction
 DTYPES = [np.float16, np.float32, np.float64]

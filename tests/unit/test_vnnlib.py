@@ -10,10 +10,11 @@ from fractions import Fraction
 import pytest
 
 from verifkit.errors import PropertyError, VnnlibError
+from verifkit.input_sets import Box, LpBall
 from verifkit.io.vnnlib import load_property, parse_property, save_property, write_property
 from verifkit.io.vnnlib_terms import number
 from verifkit.io.vnnlib_write import literal
-from verifkit.properties import Box, Constraint, LpBall, Polyhedron, Property, robustness
+from verifkit.properties import Constraint, Polyhedron, Property, robustness
 
 HEAD = """; two inputs, two outputs
 (declare-const X_0 Real)

@@ -47,21 +47,23 @@ class Auto(Verifier):
 
     def _decide(self, query: Query, clock: Clock, rng: np.random.Generator) -> Outcome:
         last: Result | None = None
-        for number, stage in enumerate(self.stages):
-            verifier = create(stage)
-            if verifier.capabilities.refusal(query) is not None or verifier.capabilities.missing_modules():
-                continue
-            share = 1.0 if number == len(self.stages) - 1 else 0.25
+        asked = [v for v in map(create, self.stages) if _can_take(v, query)]
+        for number, verifier in enumerate(asked):
+            share = 1.0 if number == len(asked) - 1 else 0.25
             result = verifier.verify(query, budget=clock.share(share), seed=int(rng.integers(2**31)))
-            statistics = {**result.statistics, "stage": stage}
+            statistics = {**result.statistics, "stage": verifier.name}
             if result.verdict is Verdict.HOLDS and result.guarantee is not None:
-                detail = f"decided by {stage}"
+                detail = f"decided by {verifier.name}"
                 return Outcome.holds(result.guarantee, result.evidence, detail=detail, statistics=statistics)
             if result.witness is not None:
-                return Outcome.violated(result.witness.x, detail=f"decided by {stage}", statistics=statistics)
+                return Outcome.violated(result.witness.x, detail=f"decided by {verifier.name}", statistics=statistics)
             last = result
         if last is None:
             return Outcome.unknown(Reason.UNSUPPORTED, f"none of {', '.join(self.stages)} can take this question")
         return Outcome.unknown(
             last.reason or Reason.INCOMPLETE, f"{last.verifier}: {last.detail}", statistics=last.statistics
         )
+
+
+def _can_take(verifier: Verifier, query: Query) -> bool:
+    return not verifier.capabilities.missing_modules() and verifier.capabilities.refusal(query) is None

@@ -29,9 +29,9 @@ from verifkit.capabilities import Capabilities, Kind, Paper
 from verifkit.errors import OptionError
 from verifkit.evidence import SolverBound
 from verifkit.functions import Relu
+from verifkit.input_sets import LpBall
 from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Max
-from verifkit.properties import LpBall
 from verifkit.query import Query
 from verifkit.result import Arithmetic, Guarantee, Outcome, Reason
 from verifkit.verifier import Verifier

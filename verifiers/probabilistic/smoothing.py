@@ -1,7 +1,7 @@
 """Randomized smoothing: the classifier g(x) = argmax_c P[f(x + N(0, sigma^2 I)) = c] is robust in l2.
 
 Paper: Cohen, Rosenfeld, Kolter, "Certified adversarial robustness via randomized smoothing", ICML 2019. `_certify` is
-its algorithm CERTIFY (figure 2), with theorem 1's R = sigma Phi^-1(p_A) and p_A's Clopper-Pearson lower bound.
+its algorithm CERTIFY, with theorem 1's R = sigma Phi^-1(p_A) and p_A's Clopper-Pearson lower bound.
 Guarantee: HOLDS about the *smoothed* classifier, wrong with probability at most alpha per input, for exact Gaussian
 noise and real arithmetic. It only calls the model: no graph, no gradient, no white box.
 """
@@ -18,8 +18,8 @@ from verifkit.budget import Clock
 from verifkit.capabilities import Capabilities, Kind, Paper, robust_label
 from verifkit.errors import ModelError, OptionError
 from verifkit.evidence import SampleCounts
+from verifkit.input_sets import LpBall, rational
 from verifkit.model import Model
-from verifkit.properties import LpBall, rational
 from verifkit.query import Query, QueryFamily
 from verifkit.radius import Radius, RadiusEnd
 from verifkit.result import Arithmetic, Guarantee, Outcome, Reason, Subject

@@ -15,9 +15,9 @@ import numpy as np
 
 from verifkit.analysis.interval import Bounds
 from verifkit.functions import Relu
+from verifkit.input_sets import LpBall
 from verifkit.network import Network
 from verifkit.ops import Activation, Affine
-from verifkit.properties import LpBall
 
 Sparse = Any
 """A scipy.sparse CSR array; scipy.sparse is imported on first use."""

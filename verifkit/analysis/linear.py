@@ -7,7 +7,7 @@ bounded at the first activation it meets, which is interval propagation.
 Every rounding error on the way is bounded and subtracted: an error e in a coefficient of x costs at most |e| |x|, and
 interval bounds on every node's value are at hand.
 
-Sources: Zhang et al. 2018 (CROWN), section 3; dual norm: theorem 3.3 there.
+Sources: Zhang et al. 2018 (CROWN), section 3; dual norm: corollary 3.3 there.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from verifkit.arrays import Array, namespace
+from verifkit.input_sets import Box, InputSet, float_above, float_below
 from verifkit.maps import Shape
-from verifkit.properties import Box, InputSet, float_above, float_below
 from verifkit.query import Query
 
 

@@ -7,7 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from verifkit.properties import Property, float_above
+from verifkit.input_sets import float_above
+from verifkit.properties import Property
 
 
 @dataclass(frozen=True, eq=False)

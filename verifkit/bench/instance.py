@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from verifkit.errors import PropertyError, SuiteError
+from verifkit.input_sets import Box, Norm, rational
 from verifkit.model import Model
-from verifkit.properties import Box, Norm, Polyhedron, Property, misclassified, rational, robustness
+from verifkit.properties import Polyhedron, Property, misclassified, robustness
 from verifkit.query import QueryFamily
 
 VERIFY = "verify"

@@ -70,7 +70,9 @@ def render_page(df: pd.DataFrame, tables: Mapping[str, pd.DataFrame], environmen
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    engine.filters.update(number=number, seconds=seconds, percent=percent, norm=norm_name, plural=plural)
+    engine.filters.update(
+        number=number, seconds=seconds, percent=percent, norm=norm_name, plural=plural, radius=radius_text
+    )
     rows = records(df)
     found = find(df)
     context = {

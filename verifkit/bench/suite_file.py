@@ -46,7 +46,7 @@ from typing import Any
 from verifkit.bench.instance import Instance, Sample, read_samples
 from verifkit.bench.suite import Suite, distinct, find_file, read_folder, read_text, stem
 from verifkit.errors import SuiteError
-from verifkit.properties import Norm
+from verifkit.input_sets import Norm
 
 NORMS: tuple[Norm, ...] = ("0", "1", "2", "inf")
 _COMMON = frozenset({"timeout", "verifiers"})

@@ -67,7 +67,8 @@ def terminal_table(df: pd.DataFrame) -> Table:
     rows = [
         [
             *(str(line[c]) for c in ("verifier", "question", "subject", "kind", "rows", "HOLDS", "VIOLATED", *reasons)),
-            percent(line["decided_percent"] / 100),
+            # A radius is no yes or no: how far the brackets reach is the other table.
+            percent(line["decided_percent"] / 100 if line["question"] == "verify" else math.nan),
             seconds(line["median_seconds"]),
         ]
         for line in lines
@@ -78,14 +79,14 @@ def terminal_table(df: pd.DataFrame) -> Table:
 def terminal_radii(df: pd.DataFrame) -> Table:
     """Column names and rows: median radii per model, norm and verifier; no rows where no radius was asked for."""
     names = {"model": "model", "verifier": "verifier", "subject": "about", "kind": "kind"}
-    columns = ["norm", *names.values(), "rows", "median certified", "median falsified", "tightness", "median time"]
+    columns = ["norm", *names.values(), "rows", "median certified", "median falsified", "tightness (of)", "median time"]
     rows = [
         [
             norm_name(line["norm"]),
             *(str(line[c]) for c in (*names, "rows")),
             radius_text(line["median_certified"]),
             radius_text(line["median_falsified"], up=True),
-            radius_text(line["tightness"]),
+            radius_text(line["tightness"]) + (f" ({line['with_exact']})" if line["with_exact"] else ""),
             seconds(line["median_seconds"]),
         ]
         for line in records(radius_table(df))

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from verifkit.errors import ModelError
+from verifkit.input_sets import Box
 from verifkit.io.runtime import OnnxRunner
 from verifkit.maps import Shape
 from verifkit.network import Network
-from verifkit.properties import Box
 
 RELATIVE = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-10}
 """The part of an output entry by which two correct executions may differ whatever the rounding before it."""

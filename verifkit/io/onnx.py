@@ -15,6 +15,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from verifkit.errors import ModelError, UnsupportedOperator
+from verifkit.input_sets import Box
 from verifkit.io.compare import compare, probes, settle_batching
 from verifkit.io.onnx_graph import OnnxGraph, read_graph
 from verifkit.io.onnx_ops import lower
@@ -22,7 +23,6 @@ from verifkit.io.onnx_writer import write_onnx
 from verifkit.io.runtime import OnnxRunner
 from verifkit.model import Model, digest_of
 from verifkit.network import Network
-from verifkit.properties import Box
 
 
 def load_model(path: str | os.PathLike[str], *, require_network: bool = True, box: Box | None = None) -> Model:

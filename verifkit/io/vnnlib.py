@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from verifkit.errors import PropertyError
+from verifkit.input_sets import Box
 from verifkit.io.vnnlib_parse import Reader, Script
 from verifkit.io.vnnlib_terms import Junction, Row
 from verifkit.io.vnnlib_write import write_property
-from verifkit.properties import Box, Constraint, Polyhedron, Property
+from verifkit.properties import Constraint, Polyhedron, Property
 
 __all__ = ["load_property", "parse_property", "save_property", "write_property"]
 

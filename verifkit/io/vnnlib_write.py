@@ -5,8 +5,9 @@ from __future__ import annotations
 from fractions import Fraction
 
 from verifkit.errors import PropertyError
+from verifkit.input_sets import Box
 from verifkit.io.vnnlib_terms import MAX_BITS, MAX_DIGITS
-from verifkit.properties import Box, Constraint, Polyhedron, Property
+from verifkit.properties import Constraint, Polyhedron, Property
 
 
 def write_property(prop: Property) -> str:

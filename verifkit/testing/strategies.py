@@ -11,7 +11,8 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import strategies as st
 
-from verifkit.properties import Box, Constraint, InputSet, LpBall, Polyhedron, Property
+from verifkit.input_sets import Box, InputSet, LpBall
+from verifkit.properties import Constraint, Polyhedron, Property
 from verifkit.testing.oracle import ToyNet, evaluate
 from verifkit.testing.toys import InputKind, random_question
 

@@ -15,11 +15,12 @@ from typing import Literal
 import numpy as np
 
 from verifkit.functions import Relu
+from verifkit.input_sets import Box, InputSet, LpBall, rational
 from verifkit.maps import Dense, Identity, LinearMap
 from verifkit.model import Model
 from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Input, Node
-from verifkit.properties import Box, Constraint, InputSet, LpBall, Polyhedron, Property, misclassified, rational
+from verifkit.properties import Constraint, Polyhedron, Property, misclassified
 from verifkit.testing import oracle
 from verifkit.testing.oracle import OracleAnswer, ToyNet
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from verifkit.input_sets import Box, ball
 from verifkit.io.vnnlib import save_property
-from verifkit.properties import Box, Constraint, Polyhedron, Property, ball, misclassified
+from verifkit.properties import Constraint, Polyhedron, Property, misclassified
 
 FOLDER = Path(__file__).resolve().parent
 SAMPLES = FOLDER.parent / "digits-samples.npz"

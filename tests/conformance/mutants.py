@@ -1,0 +1,202 @@
+"""Deliberate mistakes in interval, CROWN and MILP, each of which can give a wrong verdict, bound or line.
+
+A mutant replaces a piece of one function's source and puts the changed function wherever the old one is looked up.
+Where the source has moved on, `Mutant.apply` says so: the mutant is then to be brought up to date.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import textwrap
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Edit:
+    """In `where` ("module:function" or "module:Class.method") the text `old`, found once, becomes `new`."""
+
+    where: str
+    old: str
+    new: str
+
+    def apply(self, patch: pytest.MonkeyPatch) -> None:
+        module_name, _, path = self.where.partition(":")
+        module = importlib.import_module(module_name)
+        owner: Any = module
+        *outer, name = path.split(".")
+        for part in outer:
+            owner = getattr(owner, part)
+        original = getattr(owner, name)
+        source = textwrap.dedent(inspect.getsource(original))
+        if source.count(self.old) != 1:
+            raise LookupError(f"{self.where} no longer has the text {self.old!r} once: bring this mutant up to date")
+        made: dict[str, Any] = {}
+        code = compile("from __future__ import annotations\n" + source.replace(self.old, self.new), self.where, "exec")
+        exec(code, module.__dict__, made)  # its globals stay the module's, so that other mutants reach it
+        patch.setattr(owner, name, made[name])
+        if owner is module:
+            for other in _modules():
+                if vars(other).get(name) is original:
+                    patch.setattr(other, name, made[name])
+            for table in (v for other in _modules() for v in vars(other).values() if isinstance(v, dict)):
+                for key in [k for k, v in table.items() if v is original]:
+                    patch.setitem(table, key, made[name])
+
+
+def _modules() -> list[ModuleType]:
+    """Those that may have taken a function by name or put it into a table of rules."""
+    return [module for key, module in list(sys.modules.items()) if key.split(".")[0] in ("verifkit", "verifiers")]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake, made in the code of the registered verifier `verifier`."""
+
+    name: str
+    verifier: str
+    description: str
+    edits: tuple[Edit, ...]
+
+    def apply(self, patch: pytest.MonkeyPatch) -> None:
+        for edit in self.edits:
+            edit.apply(patch)
+
+    def __str__(self) -> str:
+        return f"{self.verifier}-{self.name}"
+
+
+INTERVAL = "verifkit.analysis.interval"
+LINEAR = "verifkit.analysis.linear"
+LINES = "verifkit.analysis.relaxation"
+ENCODING = "verifkit.analysis.encoding"
+REGION = "verifkit.analysis.region"
+ROUNDING = "verifkit.analysis.rounding"
+ROWS = "verifkit.analysis.rows"
+REFUTE = "verifkit.analysis.refute"
+MILP = "verifiers.complete.milp"
+
+
+def mutant(verifier: str, name: str, description: str, *edits: tuple[str, str, str]) -> Mutant:
+    return Mutant(name, verifier, description, tuple(Edit(*edit) for edit in edits))
+
+
+MUTANTS = (
+    # --- interval ---------------------------------------------------------------------------------------------------
+    mutant("interval", "swapped-bounds", "an affine node's upper bound is returned as its lower one",
+           (f"{INTERVAL}:_affine", "return down(center - radius), up(center + radius)",
+            "return up(center + radius), down(center - radius)")),
+    mutant("interval", "signed-radius", "radii go through W instead of |W|",
+           (f"{INTERVAL}:_affine", "linear.absolute.apply(reach)", "linear.apply(reach)")),
+    mutant("interval", "missing-bias", "the bias is left out",
+           (f"{INTERVAL}:_affine", "center = center + node.bias", "center = center + 0.0")),
+    mutant("interval", "first-branch-only", "at a join only the first branch's center counts",
+           (f"{INTERVAL}:_affine", "(center + c, radius + r)", "(center, radius + r)")),
+    mutant("interval", "stale-join", "at a residual join the radius of the second branch is not added",
+           (f"{INTERVAL}:_affine", "(center + c, radius + r)", "(center + c, radius)")),
+    mutant("interval", "short-radius", "radii are a hundredth too short",
+           (f"{INTERVAL}:_affine", "inflate(xp.maximum(upper - middle, middle - lower))",
+            "0.99 * xp.maximum(upper - middle, middle - lower)")),
+    mutant("interval", "one-ended-activation", "an activation's lower bound is taken at the upper end",
+           (f"{INTERVAL}:_monotone", "function(bounds[0]), function(bounds[1])",
+            "function(bounds[1]), function(bounds[1])")),
+    mutant("interval", "max-by-min", "max pooling is bounded by the minimum",
+           (f"{INTERVAL}:_max", "(node.evaluate([end]) for end in bounds)",
+            "(-node.evaluate([-end]) for end in bounds)")),
+    mutant("interval", "product-of-like-ends", "a product is bounded by lower times lower and upper times upper",
+           (f"{INTERVAL}:_product", "[a * b for a in left for b in right]",
+            "[left[0] * right[0], left[1] * right[1]]")),
+    mutant("interval", "no-rounding", "rounding errors are not accounted for",
+           (f"{INTERVAL}:_affine", "g = gamma(node.terms + 1, parents[0][0])", "g = 0.0"),
+           (f"{ROUNDING}:inflate", "return x * (1.0 + 2.0 * ulps * epsilon(x)) + tiny(x)", "return x"),
+           (f"{ROUNDING}:down", "return x - (namespace(x).abs(x) * (2.0 * ulps * epsilon(x)) + tiny(x))", "return x"),
+           (f"{ROUNDING}:up", "return x + (namespace(x).abs(x) * (2.0 * ulps * epsilon(x)) + tiny(x))", "return x")),
+    mutant("interval", "written-box", "a box is not widened to floats of the model's precision",
+           (f"{REGION}:_region", "inputs.floats(dtype)", "inputs.floats(np.float64)")),
+    mutant("interval", "any-disjunct", "one refuted disjunct is taken for all",
+           (f"{REFUTE}:refute", "if len(refuting) < len(found):", "if found and not refuting:")),
+    mutant("interval", "coupling-ignored", "a row's input coefficients are left out",
+           (f"{ROWS}:rows_of", "if prop.coupled:", "if False:")),
+    mutant("interval", "single-thresholds", "thresholds are rounded to the nearest float32 instead of upwards",
+           (f"{ROWS}:rows_of", "float_above(row.bound for _, row in rows)",
+            "np.array([float(np.float32(float(row.bound))) for _, row in rows])")),
+    # --- CROWN ------------------------------------------------------------------------------------------------------
+    mutant("crown", "steep-lower-line", "the lower line of an unstable ReLU has slope 3/2",
+           (f"{LINES}:crown_relu", "xp.astype(upper > -lower, lower.dtype)",
+            "1.5 * xp.astype(upper > -lower, lower.dtype)")),
+    mutant("crown", "low-upper-offset", "the chord above a ReLU is a tenth too low",
+           (f"{LINES}:relu_lines", "offset = xp.maximum(-chord * lower, upper * (1.0 - chord))",
+            "offset = 0.9 * xp.maximum(-chord * lower, upper * (1.0 - chord))")),
+    mutant("crown", "no-offset", "the offset of the chord above a ReLU is left out",
+           (f"{LINES}:relu_lines", "upper_offset=xp.where(stable, zero, offset)", "upper_offset=zero")),
+    mutant("crown", "nearly-active", "a ReLU that may be slightly negative is taken as active",
+           (f"{LINES}:relu_lines", "lower >= 0, upper <= 0", "lower >= -0.125 * upper, upper <= 0")),
+    mutant("crown", "smooth-peak", "the line above an S-shaped function is fitted at its ends only",
+           (f"{LINES}:_upper_line", "for x in (upper, peak):", "for x in (upper,):")),
+    mutant("crown", "unmirrored", "the lower line of an S-shaped function is mirrored from the wrong side",
+           (f"{LINES}:_s_shaped", "_upper_line(f, steep, -upper, -lower)", "_upper_line(f, steep, lower, upper)")),
+    mutant("crown", "wrong-line", "negative coefficients take the lower line's slope",
+           (f"{LINEAR}:_through_lines", "negative * _rowwise(lines.upper_slope)",
+            "negative * _rowwise(lines.lower_slope)")),
+    mutant("crown", "missing-neuron", "the last neuron of every layer is left out of the backward pass",
+           (f"{LINEAR}:_through_lines", "parent = node.parents[0]",
+            "parent = node.parents[0]\n    pulled[..., -1] = 0.0")),
+    mutant("crown", "missing-bias", "the backward pass leaves the bias out",
+           (f"{LINEAR}:_through_affine", "_flat_sum(coefficients * node.bias)", "xp.zeros_like(slack)")),
+    mutant("crown", "overwritten-join", "at a join the second path's coefficients replace the first's",
+           (f"{LINEAR}:_accumulate", "merged = pending[parent] + pulled", "merged = pulled")),
+    mutant("crown", "sign-of-concretisation", "positive coefficients are bounded at the upper end of the box",
+           (f"{LINEAR}:dot_box", "positive * _rowwise(lower)", "positive * _rowwise(upper)")),
+    mutant("crown", "dropped-sign", "the sign of a backward upper bound is dropped",
+           (f"{LINEAR}:_tightened", "highs.append(-found[:, chosen.size :])",
+            "highs.append(found[:, chosen.size :])")),
+    mutant("crown", "wrong-dual-norm", "an l2 ball takes the dual norm of an l1 ball",
+           (f"{LINEAR}:_over_region", 'if region.norm == "1"', 'if region.norm == "2"')),
+    mutant("crown", "small-ball", "a ball's radius is a tenth too small",
+           (f"{REGION}:_region", "inputs.radius + shift", "inputs.radius * Fraction(9, 10)")),
+    mutant("crown", "radius-of-the-clip", "a clipped ball's radius is read off its bounding box",
+           (f"{REGION}:_region", "float_above([inputs.radius + shift])",
+            "np.minimum(float_above([inputs.radius + shift]), (upper - lower).max() / 2)")),
+    mutant("crown", "max-of-sums", "max(a, b) becomes a + relu(b + a)",
+           ("verifkit.network:_append_pairwise_max", "np.full(left.shape, -1.0)", "np.full(left.shape, 1.0)")),
+    mutant("crown", "first-case-only", "of several input regions only the first has to hold",
+           ("verifkit.verifier:_combine", "for part in parts:", "for part in parts[:1]:")),
+    # --- MILP -------------------------------------------------------------------------------------------------------
+    mutant("milp", "small-big-m", "the constant that frees an active ReLU is half what it must be",
+           (f"{ENCODING}:_relu", "sparse.diags_array(high[unstable]) @ pick_d",
+            "0.5 * sparse.diags_array(high[unstable]) @ pick_d")),
+    mutant("milp", "small-lower-big-m", "the constant that frees an inactive ReLU is half what it must be",
+           (f"{ENCODING}:_relu", "sparse.csr_array(with_low), -none, -low[unstable]",
+            "sparse.csr_array(with_low), -none, -0.5 * low[unstable]")),
+    mutant("milp", "no-integrality", "phases may be fractional",
+           (f"{ENCODING}:_relu", "integer=True", "integer=False")),
+    mutant("milp", "undecided-as-active", "a ReLU that may be negative is taken as active",
+           (f"{ENCODING}:_relu", "(high > 0) & (low < 0)", "(high > 0) & (low < -high)")),
+    mutant("milp", "undecided-as-off", "a ReLU that is mostly negative is taken as off",
+           (f"{ENCODING}:_relu", "on = np.flatnonzero(high > 0)",
+            "high = np.where(high > -low, high, np.minimum(high, 0.0))\n    on = np.flatnonzero(high > 0)")),
+    mutant("milp", "missing-bias", "the bias of an affine node is left out",
+           (f"{ENCODING}:_affine", "np.zeros(size) if node.bias is None else", "np.zeros(size) if True else")),
+    mutant("milp", "overwritten-join", "at a join only the last branch is encoded",
+           (f"{ENCODING}:_affine", "matrix = matrix + encoding.widen(weights @ parent.matrix)",
+            "matrix = encoding.widen(weights @ parent.matrix)")),
+    mutant("milp", "small-l1-ball", "an l1 ball's radius is a tenth too small",
+           (f"{ENCODING}:add_l1_ball", "np.nextafter(float(ball.radius), np.inf)", "0.9 * float(ball.radius)")),
+    mutant("milp", "first-disjunct-only", "only the first open disjunct is searched",
+           (f"{MILP}:Milp._decide", "for number in still_open:", "for number in still_open[:1]:")),
+    mutant("milp", "coupling-ignored", "the solver's rows leave the input coefficients out",
+           (f"{MILP}:_Program._set_rows", "+= rows.inputs[mine]", "+= 0.0 * rows.inputs[mine]")),
+    mutant("milp", "ties-hold", "a bound within the solver's tolerance of zero counts as proof",
+           (f"{MILP}:Milp._decide", "if bound >= cleared:", "if bound >= -cleared:")),
+    mutant("milp", "unproved-bound", "the solver is given a lower bound on the violation that nothing proves",
+           (f"{MILP}:_Program.minimise_worst", "least - 1.0, cleared", "max(least, 0.0), cleared")),
+    mutant("milp", "bound-without-threshold", "the proof states a row's lower bound as that of the violation",
+           (f"{MILP}:Milp._decide", "rows.gap(lower, n) for n, f", "f[1] for n, f")),
+    mutant("milp", "closed-as-strict", "a witness may touch a strict row",
+           ("verifkit.confirm:violates", "row.satisfied(x, y)", "row.value(x, y) <= row.bound")),
+)  # fmt: skip
