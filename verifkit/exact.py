@@ -13,9 +13,10 @@ from fractions import Fraction
 import numpy as np
 
 from verifkit.functions import Relu
-from verifkit.maps import LinearMap, Scale
+from verifkit.maps import LinearMap
 from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Input, Max, Node, Product
+from verifkit.weighted_maps import Scale
 
 RATIONAL_LIMIT = 3_000_000
 """Weights (counted with repeats of a convolution) beyond which exact evaluation is not worth its seconds."""

@@ -10,8 +10,9 @@ import numpy as np
 
 from verifkit.arrays import Array, like
 from verifkit.functions import Relu, ScalarFunction
-from verifkit.maps import Dense, Identity, Scale, Select, Shape
+from verifkit.maps import Identity, Select, Shape
 from verifkit.ops import Activation, Affine, Input, Max, Node
+from verifkit.weighted_maps import Dense, Scale
 
 
 @dataclass(frozen=True, eq=False)

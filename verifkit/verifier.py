@@ -18,6 +18,7 @@ from verifkit.evidence import Cases
 from verifkit.input_sets import rational
 from verifkit.query import Query, QueryFamily
 from verifkit.radius import Radius, bisect
+from verifkit.registry import able
 from verifkit.result import Arithmetic, Guarantee, Outcome, Reason, Result, Semantics, Verdict
 
 
@@ -145,8 +146,6 @@ class Verifier(ABC):
 
     @final
     def _refuse(self, query: Query, refusal: str) -> Outcome:
-        from verifkit.registry import able  # the registry knows verifiers; only a refusal needs it
-
         others = [name for name in able(query) if name != self.name]
         able_text = f"; can take it: {', '.join(others)}" if others else "; no installed verifier can take it"
         return Outcome.unknown(Reason.UNSUPPORTED, f"{self.name}: {refusal}{able_text}")

@@ -12,13 +12,14 @@ from verifkit.exact import can_evaluate_exactly, evaluate_exactly
 from verifkit.functions import Sigmoid
 from verifkit.input_sets import Box, LpBall
 from verifkit.io.onnx import model_from_network
-from verifkit.maps import Conv, Reshape, Scale, Select
+from verifkit.maps import Reshape, Select
 from verifkit.network import Network, dense_network
 from verifkit.ops import Affine, Input, Max, Product
 from verifkit.properties import Constraint, Polyhedron, Property
 from verifkit.query import Query
 from verifkit.testing.oracle import evaluate
 from verifkit.testing.toys import random_toy, to_network
+from verifkit.weighted_maps import Conv, Scale
 
 
 @pytest.mark.parametrize("seed", range(20))

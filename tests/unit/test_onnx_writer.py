@@ -14,9 +14,10 @@ from verifkit.functions import Relu, ScalarFunction, Sigmoid, Tanh
 from verifkit.io.onnx import model_from_bytes, model_from_network
 from verifkit.io.onnx_writer import write_onnx
 from verifkit.io.runtime import OnnxRunner
-from verifkit.maps import Conv, Dense, Entries, Identity, LinearMap, Place, Reshape, Scale, Select, Shape
+from verifkit.maps import Entries, Identity, LinearMap, Place, Reshape, Select, Shape
 from verifkit.network import Network, dense_network
 from verifkit.ops import Activation, Affine, Input, Max, Node, Product
+from verifkit.weighted_maps import Conv, Dense, Scale
 
 SINGLE, DOUBLE = 1.0, 1.0 + 2.0**-40  # weights times DOUBLE are no float32
 

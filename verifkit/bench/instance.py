@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -164,3 +165,23 @@ def read_samples(path: str) -> tuple[np.ndarray, np.ndarray]:
             f"{x.dtype} and y {list(y.shape)} of {y.dtype}"
         )
     return x, y
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Instances, in the order written, and the verifiers to put them to: (name, options) pairs, perhaps none."""
+
+    name: str
+    instances: tuple[Instance, ...]
+    verifiers: tuple[tuple[str, Mapping[str, Any]], ...] = field(default=())
+
+
+def distinct(instances: Iterable[Instance]) -> tuple[Instance, ...]:
+    """The instances with ids that differ: the second `a/b` becomes `a/b#2`."""
+    seen: Counter[str] = Counter()
+    result = []
+    for instance in instances:
+        seen[instance.id] += 1
+        count = seen[instance.id]
+        result.append(instance if count == 1 else replace(instance, id=f"{instance.id}#{count}"))
+    return tuple(result)

@@ -21,11 +21,11 @@ from verifkit import registry
 from verifkit.bench import environment
 from verifkit.bench.answers import Contender, Task, answered_row, failed_row
 from verifkit.bench.inspection import Asked, inspect_models
+from verifkit.bench.instance import Suite
 from verifkit.bench.isolation import Isolation, Method
 from verifkit.bench.processes import memory_available
 from verifkit.bench.schema import Row
 from verifkit.bench.store import RowStore, row_key
-from verifkit.bench.suite import Suite
 from verifkit.errors import MissingPackage, OptionError, SuiteError
 from verifkit.result import Reason
 

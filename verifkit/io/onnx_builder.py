@@ -14,9 +14,10 @@ import numpy as np
 from verifkit.errors import ModelError
 from verifkit.functions import ScalarFunction
 from verifkit.io.onnx_graph import OnnxGraph, OnnxNode, to_array
-from verifkit.maps import Identity, LinearMap, Reshape, Scale, Select, Shape
+from verifkit.maps import Identity, LinearMap, Reshape, Select, Shape
 from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Input, Max, Node, Product
+from verifkit.weighted_maps import Scale
 
 
 @dataclass(frozen=True)

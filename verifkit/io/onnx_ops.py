@@ -20,8 +20,9 @@ from verifkit.io import onnx_windows as windows
 from verifkit.io.onnx_builder import Builder, Ref, Value, expansion
 from verifkit.io.onnx_graph import OnnxGraph, OnnxNode
 from verifkit.io.onnx_shapes import FOLDABLE, Args, fold, reference
-from verifkit.maps import Dense, Identity, LinearMap, Scale, Shape
+from verifkit.maps import Identity, LinearMap, Shape
 from verifkit.network import Network
+from verifkit.weighted_maps import Dense, Scale
 
 
 @dataclass(frozen=True)

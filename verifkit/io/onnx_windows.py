@@ -16,7 +16,8 @@ import numpy as np
 from verifkit.io.onnx_builder import Builder, Ref, Value
 from verifkit.io.onnx_graph import OnnxNode
 from verifkit.io.onnx_shapes import Args, reference
-from verifkit.maps import Conv, Select, Shape
+from verifkit.maps import Select, Shape
+from verifkit.weighted_maps import Conv
 
 _AUTO_PADS = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 

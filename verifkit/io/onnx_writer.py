@@ -16,9 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from verifkit.errors import ModelError
 from verifkit.functions import Relu, ScalarFunction, Sigmoid, Tanh
-from verifkit.maps import Conv, Dense, Identity, LinearMap, Place, Reshape, Scale, Select, Shape
+from verifkit.maps import Identity, LinearMap, Place, Reshape, Select, Shape
 from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Max, Node, Product
+from verifkit.weighted_maps import Conv, Dense, Scale
 
 OPSET = 13
 IR_VERSION = 8

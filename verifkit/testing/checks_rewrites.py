@@ -10,7 +10,7 @@ import numpy as np
 
 from verifkit.functions import Relu
 from verifkit.io.onnx import model_from_network
-from verifkit.maps import Identity, Scale
+from verifkit.maps import Identity
 from verifkit.network import Network
 from verifkit.ops import Affine, Max, Node
 from verifkit.query import Query
@@ -19,6 +19,7 @@ from verifkit.testing.checks import DETERMINISTIC, Rule, Trial, applies_to, dete
 from verifkit.testing.oracle import ToyNet
 from verifkit.testing.questions import showing, supported
 from verifkit.testing.toys import to_model, to_network
+from verifkit.weighted_maps import Scale
 
 COUNT = 16
 """Questions per norm that are asked of every rewriting."""

@@ -15,10 +15,11 @@ import numpy as np
 from verifkit.arrays import Array
 from verifkit.functions import Relu, ScalarFunction, Sigmoid, Tanh
 from verifkit.io.onnx import model_from_network
-from verifkit.maps import Conv, Dense, Identity, LinearMap, Place, Reshape, Scale
+from verifkit.maps import Identity, LinearMap, Place, Reshape
 from verifkit.model import Model, digest_of
 from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Input, Max, Node, Product
+from verifkit.weighted_maps import Conv, Dense, Scale
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ import numpy as np
 
 from verifkit.functions import Relu
 from verifkit.input_sets import Box, InputSet, LpBall, rational
-from verifkit.maps import Dense, Identity, LinearMap
+from verifkit.maps import Identity, LinearMap
 from verifkit.model import Model
 from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Input, Node
 from verifkit.properties import Constraint, Polyhedron, Property, misclassified
 from verifkit.testing import oracle
 from verifkit.testing.oracle import OracleAnswer, ToyNet
+from verifkit.weighted_maps import Dense
 
 Weights = Literal["dyadic", "gaussian"]
 InputKind = Literal["box", "l1", "l2"]

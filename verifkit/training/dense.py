@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from verifkit.functions import Relu
-from verifkit.maps import Dense
 from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Input, Node
+from verifkit.weighted_maps import Dense
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """One (weight, bias) pair per affine layer, input side first: shapes (n_out, n_in) and (n_out,)."""

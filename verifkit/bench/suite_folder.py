@@ -1,0 +1,102 @@
+"""Reading a VNN-COMP benchmark folder, and the small tools that both kinds of suite are read with.
+
+A benchmark folder holds a headerless `instances.csv` with the columns `onnx,vnnlib,timeout`; the files it names may be
+gzipped, their names in the CSV without `.gz`. Expected verdicts are looked up in an `expected.csv` in the folder's
+parent or in the folder itself, with the columns `benchmark,onnx,vnnlib,timeout,expected,firmness,disputed`.
+
+Everything a suite names is looked for at once: a missing file is one `SuiteError`, before anything runs.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+
+from verifkit.bench.instance import Instance
+from verifkit.errors import SuiteError
+
+Expected = dict[tuple[str, str, str], tuple[str, str]]
+
+
+def read_folder(folder: Path) -> list[Instance]:
+    """The instances of a VNN-COMP benchmark folder, whose name is their suite."""
+    table = folder / "instances.csv"
+    name = folder.resolve().name
+    expected = _expected(folder)
+    instances = []
+    for number, cells in enumerate(csv.reader(io.StringIO(read_text(table))), start=1):
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != 3:
+            raise SuiteError(f"'{table}', line {number}: {len(cells)} columns, not onnx,vnnlib,timeout")
+        onnx, vnnlib, limit = (cell.strip() for cell in cells)
+        where = f"'{table}', line {number}"
+        word, firmness = expected.get((name, onnx, vnnlib), ("", ""))
+        instances.append(
+            Instance(
+                id=f"{stem(onnx)}/{stem(vnnlib)}",
+                suite=name,
+                model_path=find_file(folder, onnx, where),
+                model_name=onnx,
+                property_path=find_file(folder, vnnlib, where),
+                property_name=vnnlib,
+                expected=word if word in ("sat", "unsat") else None,
+                firmness=firmness or None,
+                timeout=_seconds(limit, where),
+            )
+        )
+    if not instances:
+        raise SuiteError(f"'{table}' lists no instance")
+    return instances
+
+
+def _expected(folder: Path) -> Expected:
+    """(benchmark, onnx, vnnlib) to (expected, firmness), of the `expected.csv` files that are there."""
+    found: Expected = {}
+    for table in (folder.resolve().parent / "expected.csv", folder / "expected.csv"):
+        if not table.is_file():
+            continue
+        reader = csv.DictReader(io.StringIO(read_text(table)))
+        missing = {"benchmark", "onnx", "vnnlib", "expected"} - set(reader.fieldnames or ())
+        if missing:
+            raise SuiteError(f"'{table}' lacks the column '{min(missing)}' in its first line")
+        for row in reader:
+            key = (row["benchmark"], row["onnx"], row["vnnlib"])
+            found[key] = (row["expected"] or "", row.get("firmness") or "")
+    return found
+
+
+def _seconds(text: str, where: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise SuiteError(f"{where}: the time limit must be a positive number of seconds, not '{text}'")
+    return seconds
+
+
+def find_file(folder: Path, name: str, where: str) -> str:
+    """The path of the file `name` in `folder`, or of `name.gz`. Raises `SuiteError` starting with `where`."""
+    for candidate in (folder / name, folder / f"{name}.gz"):
+        if candidate.is_file():
+            return str(candidate.resolve())
+    raise SuiteError(f"{where}: there is no file '{folder / name}'")
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file. Raises `SuiteError`."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise SuiteError(f"'{path}' cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SuiteError(f"'{path}' is not a text file in UTF-8") from None
+
+
+def stem(name: str) -> str:
+    """A file's name without folders and without `.gz`, `.onnx`, `.vnnlib`."""
+    base = Path(name).name.removesuffix(".gz")
+    return base.removesuffix(".onnx").removesuffix(".vnnlib").removesuffix(".npz")
