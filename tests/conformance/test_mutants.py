@@ -29,12 +29,12 @@ def ordered(verifier: str) -> list[Check]:
 
 
 def first_failure(verifier: str) -> str | None:
-    """The name of the first check that fails, or None."""
+    """The name of the first check that fails and what it says, or None."""
     for check in ordered(verifier):
         try:
             check()
-        except ConformanceError:
-            return check.name
+        except ConformanceError as error:
+            return f"{check.name}: {error}"
     return None
 
 
@@ -47,7 +47,8 @@ def test_mutant_is_caught(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("verifier", sorted({m.verifier for m in MUTANTS}))
 def test_unmutated_passes(verifier: str) -> None:
-    assert first_failure(verifier) is None
+    failure = first_failure(verifier)
+    assert failure is None, failure
 
 
 def test_enough_mutants() -> None:

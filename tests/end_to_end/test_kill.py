@@ -21,7 +21,8 @@ from tests.end_to_end.hostile import MARK, install, marked, wait_until_gone, wri
 from verifkit.bench.store import ROWS, read_rows
 
 SCRIPT = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 from verifkit.bench.runner import run
 from verifkit.bench.suite import load_suite
 settings = json.loads(sys.argv[1])

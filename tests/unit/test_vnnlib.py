@@ -277,7 +277,7 @@ class TestFiles:
 
     def test_plain_gzipped_and_found_by_its_plain_name(self, tmp_path):
         (tmp_path / "a.vnnlib").write_text(self.TEXT)
-        (tmp_path / "b.vnnlib.gz").write_bytes(gzip.compress(self.TEXT.encode()))
+        (tmp_path / "b.vnnlib.gz").write_bytes(gzip.compress(self.TEXT.encode(), mtime=0))
         (tmp_path / "c.vnnlib").write_bytes(b"\xef\xbb\xbf" + self.TEXT.replace("\n", "\r\n").encode())
         read_as = {name: load_property(tmp_path / name) for name in ("a.vnnlib", "b.vnnlib.gz", "b.vnnlib", "c.vnnlib")}
         assert len({prop.digest for prop in read_as.values()}) == 1
@@ -288,9 +288,9 @@ class TestFiles:
         ("name", "data", "sentence"),
         [
             ("missing.vnnlib", None, "there is no property file"),
-            ("short.vnnlib.gz", gzip.compress(TEXT.encode())[:-12], "not a whole gzip file"),
+            ("short.vnnlib.gz", gzip.compress(TEXT.encode(), mtime=0)[:-12], "not a whole gzip file"),
             ("plain.vnnlib.gz", TEXT.encode(), "not a whole gzip file"),
-            ("broken.vnnlib.gz", gzip.compress(b"x" * 999)[:12] + b"\xff" * 20, "not a whole gzip file"),
+            ("broken.vnnlib.gz", gzip.compress(b"x" * 999, mtime=0)[:12] + b"\xff" * 20, "not a whole gzip file"),
             ("binary.vnnlib", b"\x08\x07\xff\xfe\x00", "byte 2 is not UTF-8"),
             ("zeros.vnnlib", b"(assert\0)", "zero bytes"),
             ("empty.vnnlib", b"", "line 1, column 1: the text holds no VNN-LIB command"),

@@ -9,6 +9,7 @@ from typing import NoReturn
 from verifkit.budget import Budget
 from verifkit.capabilities import Kind
 from verifkit.input_sets import Norm
+from verifkit.properties import Property
 from verifkit.query import Query
 from verifkit.result import Result, Verdict
 from verifkit.testing.samples import Sample, describe_property, random_sample
@@ -33,7 +34,7 @@ class Trial:
     verifier: Verifier
     queries: int
     seed: int
-    _answers: dict[tuple[str, int], Result] = field(default_factory=dict)
+    _answers: dict[tuple[str, Property, int], Result] = field(default_factory=dict)
 
     @property
     def norms(self) -> list[Norm]:
@@ -54,9 +55,10 @@ class Trial:
 
     def ask(self, query: Query, seed: int | None = None) -> Result:
         """The verifier's answer; the same question is asked only once."""
-        key = (query.digest, self.seed if seed is None else seed)
+        # Not by digest: evidence numbers rows as they are written, and two ways of writing share a digest.
+        key = (query.model.digest, query.prop, self.seed if seed is None else seed)
         if key not in self._answers:
-            self._answers[key] = self.ask_again(query, key[1])
+            self._answers[key] = self.ask_again(query, key[2])
         return self._answers[key]
 
     def ask_again(self, query: Query, seed: int | None = None, budget: Budget = GENEROUS) -> Result:
