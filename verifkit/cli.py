@@ -6,25 +6,30 @@ heavy is imported before the command that needs it runs.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from verifkit.errors import OptionError, VerifkitError
+from verifkit.errors import OptionError, RunnerError, VerifkitError
+
+if TYPE_CHECKING:
+    from verifkit.budget import Budget
+    from verifkit.supervise import Answer
 
 DEFINITE, UNDECIDED, MISTAKE, VIOLATION, FAILURE = 0, 1, 2, 3, 4
 """Exit status: a definite verdict or a complete run; unknown or time out; the user's mistake; a soundness violation;
 an internal failure."""
 
 _NO_OPTIONS: dict[str, str] = {}
+_FAILED = "verifkit: internal failure, please report it: "
+_LOG = logging.getLogger(__name__)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,14 +65,51 @@ def verify(
     error.
     """
     from verifkit.budget import Budget
-    from verifkit.commands import answer_text, ask
-    from verifkit.watchdog import Watchdog
+    from verifkit.supervise import Stopped, supervised
 
-    limits = Budget(seconds=timeout, memory_bytes=None if memory is None else int(memory * 2**30))
-    with _only_our_output() as out, Watchdog(limits, out, as_json=as_json):
-        result = ask(model, spec, verifier, _parse_options(options), limits, seed)
-        out.write(json.dumps(result.to_json()) + "\n" if as_json else answer_text(result))
-    sys.exit(DEFINITE if result.word in ("sat", "unsat") else FAILURE if result.word == "error" else UNDECIDED)
+    limits = Budget(seconds=timeout, memory_bytes=_bytes(memory))
+    work = partial(_answer, model, spec, verifier, _parse_options(options), limits, seed, as_json)
+    try:
+        answer = supervised(work, limits)
+    except Stopped as stop:
+        answer = _without_answer(stop.reason, as_json)
+    if answer.err:
+        _say(answer.err)
+    _print(answer.out, newline=False)
+    sys.exit(answer.status)
+
+
+def _without_answer(reason: str, as_json: bool) -> Answer:
+    """What is said where the process around the verifier had to end it, or found it ended."""
+    from verifkit.result import Reason
+    from verifkit.supervise import Answer
+
+    failed = reason == "error"
+    word = "unknown" if reason == "memout" else reason
+    detail = "the verifier's process ended without an answer" if failed else Reason(reason).advice
+    verdict = {"verdict": "UNKNOWN", "word": word, "reason": reason, "detail": detail}
+    text = json.dumps(verdict) if as_json else f"{word}\nreason: {reason} - {detail}"
+    return Answer(FAILURE if failed else UNDECIDED, text + "\n", _FAILED + detail if failed else "")
+
+
+def _answer(
+    model: str, spec: str, verifier: str, options: dict[str, str], limits: Budget, seed: int, as_json: bool
+) -> Answer:
+    """What `verify` says and ends with; runs in a process of its own."""
+    from verifkit.commands import answer_text, ask
+    from verifkit.supervise import Answer
+
+    try:
+        result = ask(model, spec, verifier, options, limits, seed)
+    except VerifkitError as error:
+        return Answer(MISTAKE, "", f"verifkit: {error}")
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (an internal failure has its own word and status)
+        _LOG.info("internal failure", exc_info=True)
+        detail = f"{type(error).__name__}: {error}"
+        failure = {"verdict": "UNKNOWN", "word": "error", "reason": "error", "detail": detail}
+        return Answer(FAILURE, (json.dumps(failure) if as_json else "error") + "\n", _FAILED + detail)
+    status = DEFINITE if result.word in ("sat", "unsat") else FAILURE if result.word == "error" else UNDECIDED
+    return Answer(status, json.dumps(result.to_json()) + "\n" if as_json else answer_text(result))
 
 
 @cli.command()
@@ -101,13 +143,12 @@ def bench(
     chosen = (
         None if verifiers is None else [(name.strip(), _NO_OPTIONS) for name in verifiers.split(",") if name.strip()]
     )
-    memory_bytes = None if memory is None else int(memory * 2**30)
     summary = run(
         loaded,
         out=folder,
         verifiers=chosen,
         timeout=timeout,
-        memory_bytes=memory_bytes,
+        memory_bytes=_bytes(memory),
         jobs=jobs,
         seed=seed,
         repeats=repeats,
@@ -129,7 +170,7 @@ def list_() -> None:
     """Every certifier: kind by norm, operators, needs, paper."""
     from verifkit.commands import listing
 
-    click.echo(listing(terminal_width=_terminal_width()))
+    _print(listing(terminal_width=_terminal_width()))
 
 
 @cli.command()
@@ -138,7 +179,7 @@ def cite(name: str) -> None:
     """The BibTeX entry of the paper behind a certifier."""
     from verifkit.registry import verifier_class
 
-    click.echo(verifier_class(name).capabilities.paper.bibtex())
+    _print(verifier_class(name).capabilities.paper.bibtex())
 
 
 def _summarise(folder: Path) -> None:
@@ -148,8 +189,9 @@ def _summarise(folder: Path) -> None:
     from verifkit.bench.terminal import render
 
     rows = load_rows(folder)
-    click.echo(render(rows, console_is_terminal=sys.stdout.isatty()))
-    click.echo(f"report: {write_report(folder)}")
+    page = write_report(folder)
+    _print(render(rows, console_is_terminal=sys.stdout.isatty()))
+    _print(f"report: {page}")
     if soundness_violations(find(rows)):
         _say("soundness violation: answers of this run contradict each other; the report opens with them")
         sys.exit(VIOLATION)
@@ -183,24 +225,25 @@ def _parse_options(pairs: tuple[str, ...]) -> dict[str, str]:
     return options
 
 
-class _only_our_output:  # noqa: N801 (a context manager, used like a function)
-    """Gives the real stdout to us alone and lets whatever else prints go to stderr, native code included.
+def _bytes(gib: float | None) -> int | None:
+    """GiB as bytes; raises `OptionError`."""
+    if gib is None:
+        return None
+    if not 0 < gib < 2.0**20:
+        raise OptionError(f"--memory takes a positive number of GiB, not {gib:g}")
+    return int(gib * 2**30)
 
-    The first line of `verify` is read by programs: no solver's banner may get in front of it.
-    """
 
-    def __enter__(self) -> TextIO:
+def _print(text: str, *, newline: bool = True) -> None:
+    """Writes to stdout. A reader that has gone is no failure: the exit status still says what there was to say."""
+    try:
+        sys.stdout.write(text + "\n" * newline)
         sys.stdout.flush()
-        self._ours = os.fdopen(os.dup(1), "w", encoding="utf-8")
-        os.dup2(2, 1)
-        return self._ours
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the reader has gone; the exit status still tells
-            self._ours.flush()
-        os.dup2(self._ours.fileno(), 1)
-        with contextlib.suppress(BrokenPipeError):
-            self._ours.close()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise VerifkitError(f"stdout cannot be written: {error.strerror}") from None
 
 
 def _say(sentence: str) -> None:
@@ -209,6 +252,9 @@ def _say(sentence: str) -> None:
 
 def main() -> NoReturn:
     """The entry point: every failure ends in one sentence and its exit status."""
+    for name in ("stdout", "stderr"):  # started with one of them closed
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open as long as we are)
     try:
         cli(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -219,20 +265,13 @@ def main() -> NoReturn:
         sys.exit(MISTAKE)
     except VerifkitError as error:
         _say(f"verifkit: {error}")
-        sys.exit(MISTAKE)
+        sys.exit(FAILURE if isinstance(error, RunnerError) else MISTAKE)
     except (KeyboardInterrupt, click.Abort):
         _say("verifkit: interrupted; what was written stands")
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: nothing more to say to it
-        sys.exit(DEFINITE)
-    except Exception as error:  # noqa: BLE001 (the last resort: an internal failure has its own word and status)
-        if "verify" in sys.argv:
-            failure = {"verdict": "UNKNOWN", "word": "error", "reason": "error", "detail": str(error)}
-            click.echo(json.dumps(failure) if "--json" in sys.argv else "error")
-        _say(f"verifkit: internal failure, please report it: {type(error).__name__}: {error}")
-        if "--debug" in sys.argv:
-            traceback.print_exc()
+    except Exception as error:  # noqa: BLE001 (the last resort: an internal failure has its own status)
+        _LOG.info("internal failure", exc_info=True)
+        _say(f"{_FAILED}{type(error).__name__}: {error}")
         sys.exit(FAILURE)
     sys.exit(DEFINITE)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from verifkit.budget import Budget
 from verifkit.capabilities import Capabilities
+from verifkit.errors import VerifkitError
 from verifkit.evidence import SampleCounts, Witness
 from verifkit.input_sets import Box
 from verifkit.io.onnx import load_model
@@ -66,7 +67,7 @@ def _witness_lines(witness: Witness) -> list[str]:
 
 def listing(terminal_width: int | None) -> str:
     """The table of `verifkit list`: the exact name first; wrapped by rich on a terminal, plain lines elsewhere."""
-    rows = [_row(name, verifier_class(name).capabilities) for name in names()]
+    rows = [_listed(name) for name in names()]
     heads = ("name", "kind by norm", "operators", "needs", "paper")
     if terminal_width is None:
         widths = [max(len(r[k]) for r in (heads, *rows)) for k in range(len(heads))]
@@ -81,6 +82,13 @@ def listing(terminal_width: int | None) -> str:
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip()
+
+
+def _listed(name: str) -> tuple[str, str, str, str, str]:
+    try:
+        return _row(name, verifier_class(name).capabilities)
+    except VerifkitError as error:  # one broken plug-in takes nothing from the others
+        return name, str(error), "-", "-", "-"
 
 
 def _row(name: str, capabilities: Capabilities) -> tuple[str, str, str, str, str]:

@@ -71,7 +71,10 @@ def _feedable(query: Query, candidate: Sequence[Fraction] | np.ndarray) -> Itera
             near = center + (point - center) * (1.0 - shrink)
             if box is not None:
                 near = np.clip(near, *(np.array([float(v) for v in end]) for end in (box.lower, box.upper)))
-            x = _fractions(near.astype(dtype))
+            fed = near.astype(dtype)
+            if not np.isfinite(fed).all():
+                break
+            x = _fractions(fed)
             if region.contains(x):
                 yield x
                 break

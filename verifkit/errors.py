@@ -58,3 +58,7 @@ class VnnlibError(PropertyError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.what, self.line, self.column, self.source)
+
+
+class RunnerError(VerifkitError):
+    """The machinery around the verifiers broke down; no mistake of the user's."""

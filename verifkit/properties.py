@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -139,19 +139,31 @@ class Property:
     def cases(self) -> tuple[Property, ...]:
         """The property as a conjunction of properties whose disjuncts carry no box of their own.
 
-        Disjuncts with the same box share a case; one whose box misses the input set drops out. Every case holds if and
-        only if the property does.
+        Disjuncts with the same box share a case; one whose box misses the input set, both as written, drops out, and so
+        do rows and disjuncts that constants alone settle. Every case holds if and only if the property does.
         """
-        if self.unsafe and all(disjunct.box is None for disjunct in self.unsafe):
-            return (self,)  # hashing a large input set costs more than all the rest
+        unsafe = [settled for settled in map(_without_constants, self.unsafe) if settled is not None]
+        if unsafe and all(disjunct.box is None for disjunct in unsafe):
+            # Hashing a large input set costs more than all the rest: nothing to group.
+            return (self if tuple(unsafe) == self.unsafe else replace(self, unsafe=tuple(unsafe)),)
         groups: dict[InputSet, list[Polyhedron]] = {}
-        for disjunct in self.unsafe:
+        for disjunct in unsafe:
             region: InputSet | None = self.input_set
             if disjunct.box is not None:
                 region = _restrict(self.input_set, disjunct.box)
             if region is not None:
                 groups.setdefault(region, []).append(Polyhedron(disjunct.constraints))
         return tuple(Property(region, tuple(rows), self.n_outputs, self.name) for region, rows in groups.items())
+
+
+def _without_constants(disjunct: Polyhedron) -> Polyhedron | None:
+    """The disjunct without rows that always hold; None if a row never does."""
+    constant = [row for row in disjunct.constraints if not row.outputs and not row.inputs]
+    if not constant:
+        return disjunct
+    if not all(row.satisfied((), ()) for row in constant):
+        return None
+    return Polyhedron(tuple(row for row in disjunct.constraints if row.outputs or row.inputs), disjunct.box)
 
 
 def _restrict(region: InputSet, box: Box) -> InputSet | None:

@@ -47,7 +47,10 @@ def verifier_class(name: str) -> type[Verifier]:
                 "the import name 'verifiers' is taken by another package that hides verifkit's certifiers; "
                 "uninstall that package or use an environment without it"
             ) from error
-        raise VerifkitError(f"verifier '{name}' cannot be loaded: {error}") from error
+        raise VerifkitError(f"verifier '{name}' ({entry.value}) cannot be loaded: {error}") from error
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise VerifkitError(f"verifier '{name}' ({entry.value}) cannot be loaded: {what}") from error
     if not (isinstance(loaded, type) and hasattr(loaded, "verify") and hasattr(loaded, "capabilities")):
         raise VerifkitError(f"entry point '{name}' ({entry.value}) is not a Verifier class")
     return cast("type[Verifier]", loaded)
@@ -70,7 +73,7 @@ def create(name: str, options: Mapping[str, Any] | None = None) -> Verifier:
 
 
 def _read(name: str, key: str, value: Any, default: Any) -> Any:
-    wrong = OptionError(f"option '{key}' of '{name}' takes a {type(default).__name__}, not {value!r}")
+    wrong = OptionError(f"option '{key}' of '{name}' takes a value of type {type(default).__name__}, not {value!r}")
     try:
         if isinstance(default, bool):
             text = str(value).lower()
@@ -86,7 +89,7 @@ def _read(name: str, key: str, value: Any, default: Any) -> Any:
         if isinstance(default, tuple):
             return tuple(value.split("+")) if isinstance(value, str) else tuple(value)
         return value if default is None else type(default)(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise wrong from None
 
 
@@ -94,7 +97,10 @@ def able(query: Query) -> list[str]:
     """The names of the installed verifiers that can take `query`, sorted."""
     found = []
     for name in names():
-        capabilities = verifier_class(name).capabilities
+        try:
+            capabilities = verifier_class(name).capabilities
+        except VerifkitError:  # one broken plug-in takes nothing from the others
+            continue
         if not capabilities.missing_modules() and capabilities.refusal(query) is None:
             found.append(name)
     return found

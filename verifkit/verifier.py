@@ -178,9 +178,22 @@ def _combine(parts: list[Outcome]) -> Outcome:
                 return part
     if len(parts) == 1:
         return parts[0]
-    guarantees = [p.guarantee for p in parts if p.guarantee is not None]
-    order = list(Arithmetic)
-    weakest = max(guarantees, key=lambda g: order.index(g.arithmetic))
-    chance = min(1.0, sum(g.failure_probability for g in guarantees))
-    guarantee = dataclasses.replace(weakest, failure_probability=chance)
-    return dataclasses.replace(parts[0], guarantee=guarantee, evidence=Cases(tuple(p.evidence for p in parts)))
+    guarantee = _joint([p.guarantee for p in parts if p.guarantee is not None])
+    details = dict.fromkeys(p.detail for p in parts if p.detail)
+    statistics = {f"case {k}: {name}": v for k, p in enumerate(parts) for name, v in p.statistics.items()}
+    evidence = Cases(tuple(p.evidence for p in parts))
+    return Outcome.holds(guarantee, evidence, detail="; ".join(details), statistics=statistics)
+
+
+def _joint(guarantees: list[Guarantee]) -> Guarantee:
+    """What several regions' guarantees say together: the least sure arithmetic, all assumptions, summed chances."""
+    order = (Arithmetic.EXACT, Arithmetic.ROUNDED, Arithmetic.FLOAT, Arithmetic.SOLVER)
+    real = all(g.semantics is Semantics.REAL for g in guarantees)
+    return Guarantee(
+        subject=guarantees[0].subject,
+        semantics=Semantics.REAL if real else Semantics.FLOAT32,
+        arithmetic=max((g.arithmetic for g in guarantees), key=order.index),
+        failure_probability=min(1.0, sum(g.failure_probability for g in guarantees)),
+        scope=guarantees[0].scope,
+        assumptions=tuple(dict.fromkeys(a for g in guarantees for a in g.assumptions)),
+    )

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.hostile import MARK, install, wait_until_gone
+
 ROOT = Path(__file__).resolve().parents[2]
 ZOO = ROOT / "benchmarks" / "zoo"
 PROPS = ROOT / "benchmarks" / "suites" / "props"
@@ -95,7 +97,7 @@ def test_memory_limit_is_a_reason() -> None:
 
 def test_options_reach_the_verifier() -> None:
     assert "no option 'stepz'" in mistake("verify", MODEL, HOLDING, "--verifier", "pgd", "--option", "stepz=3")
-    assert "takes a int" in mistake("verify", MODEL, HOLDING, "--verifier", "pgd", "--option", "steps=many")
+    assert "type int" in mistake("verify", MODEL, HOLDING, "--verifier", "pgd", "--option", "steps=many")
     assert "NAME=VALUE" in mistake("verify", MODEL, HOLDING, "--option", "steps")
 
 
@@ -148,21 +150,67 @@ HEAVY = ("torch", "scipy.stats", "pandas", "sklearn", "cvxpy", "z3", "matplotlib
 
 
 def test_verify_imports_nothing_heavy() -> None:
-    program = (
-        "import sys\n"
-        "from verifkit.cli import cli\n"
-        "try:\n"
-        "    cli(['verify', sys.argv[1], sys.argv[2], '--verifier', 'auto'])\n"
-        "except SystemExit:\n"
-        "    pass\n"
-        "print(','.join(sys.modules))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(MODEL), str(HOLDING)], capture_output=True, text=True, check=True
-    )
-    loaded = set(done.stdout.splitlines()[-1].split(","))
-    assert "highspy" in loaded  # the property needs the program, so this was no trivial run
+    # Python itself lists every import on stderr, those of the process that holds the verifier too.
+    done = run("verify", MODEL, HOLDING, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
+    loaded = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert done.stdout.splitlines()[0] == "unsat"
+    assert {"highspy", "onnxruntime"} <= loaded  # the property needs the program, so this was no trivial run
     assert loaded.isdisjoint(HEAVY), loaded & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    ("mode", "word", "status"),
+    [("quit", "error", 4), ("leave", "error", 4), ("segfault", "error", 4), ("native", "timeout", 1)],
+)
+def test_a_verifier_that_dies_or_hangs_still_gives_an_answer(mode: str, word: str, status: int, tmp_path: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, install(tmp_path))), MARK: str(tmp_path)}
+    start = time.monotonic()
+    options = ["--verifier", "hostile", "--option", f"mode={mode}", "--option", "seconds=60", "--timeout", 2]
+    done = run("verify", MODEL, HOLDING, *options, env=environ)
+    assert time.monotonic() - start < 6
+    assert done.stdout.splitlines()[0] == word
+    assert done.returncode == status
+    assert not wait_until_gone(str(tmp_path), 2.0)
+
+
+def test_a_plugin_that_cannot_be_loaded_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    package = tmp_path / "broken-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[verifkit.verifiers]\nbroken = broken_plugin:Broken\n")
+    (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('boom at import')\n")
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    listed = run("list", env=environ)
+    assert listed.returncode == 0
+    assert "boom at import" in listed.stdout
+    assert run("verify", MODEL, HOLDING, "--verifier", "smoothing", env=environ).stdout.startswith("unknown\n")
+    assert "boom at import" in mistake("verify", MODEL, HOLDING, "--verifier", "broken", env=environ)
+
+
+def test_a_reader_that_has_gone_does_not_change_the_exit_status() -> None:
+    command = f"{sys.executable} -m verifkit.cli list | true; exit ${{PIPESTATUS[0]}}"
+    assert subprocess.run(["bash", "-c", command], check=False).returncode == 0
+
+
+def test_limits_that_are_no_limits_are_mistakes() -> None:
+    for value in ("nan", "inf", "1e300", "-1"):
+        assert "--memory takes" in mistake("verify", MODEL, HOLDING, "--memory", value)
+    assert "type int" in mistake("verify", MODEL, HOLDING, "--verifier", "pgd", "--option", "starts=inf")
+
+
+def test_two_regions_name_both_deciders(tmp_path: Path) -> None:
+    single = tmp_path / "two.vnnlib"
+    pixels = "".join(f"(declare-const X_{i} Real)" for i in range(64)) + "".join(
+        f"(declare-const Y_{j} Real)" for j in range(10)
+    )
+    zero = " ".join(f"(<= X_{i} 0) (>= X_{i} 0)" for i in range(64))
+    one = " ".join(f"(<= X_{i} 0.5) (>= X_{i} 0.4)" for i in range(64))
+    single.write_text(f"{pixels}(assert (or (and {zero} (>= Y_0 100)) (and {one} (>= Y_0 7))))")
+    done = run("verify", MODEL, single, "--json")
+    answer = json.loads(done.stdout)
+    assert answer["verdict"] == "HOLDS"
+    assert "interval" in answer["detail"]
+    assert any(name.startswith("case 1: ") for name in answer["statistics"])
 
 
 def test_bench_and_report_on_a_tiny_suite(tmp_path: Path) -> None:

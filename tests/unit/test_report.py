@@ -140,7 +140,7 @@ def test_everything_written_by_others_is_escaped(tmp_path: Path) -> None:
         [row("x", "UNKNOWN", reason="unsupported", kind=None, norm=None, guarantee=None, model="")],
         [row("milp", radius=r, index=i, label=0, predicted=0) for r in (0.1, 0.2) for i in range(3)],
         [row("pgd", "VIOLATED", radius=r, index=0, label=0, predicted=0) for r in (0.1, 0.2)],
-        [{"verifier": "v", "verdict": "UNKNOWN"}],
+        [row(reason=None, kind=None, guarantee=None, word="", detail="")],
     ],
 )
 def test_poor_runs_give_a_page_too(tmp_path: Path, rows: list[dict[str, Any]]) -> None:

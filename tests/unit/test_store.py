@@ -31,7 +31,7 @@ KEY: dict[str, Any] = {
 def make(key: str) -> Row:
     numbers = {"wall_seconds": 0.1, "seed": 0, "repeat": 0, "schema": 1, "options": {}, "statistics": {}, "detail": "é"}
     optional = {f.name: None for f in fields(Row)}
-    return Row(**{**optional, **numbers, "key": key})
+    return Row(**{**optional, **numbers, "verdict": "UNKNOWN", "verifier": "v", "key": key})
 
 
 def test_rows_come_back(tmp_path: Path) -> None:

@@ -19,31 +19,35 @@ from typing import Any, ClassVar
 import numpy as np
 
 from verifkit.analysis.encoding import Encoding, add_l1_ball, encode
-from verifkit.analysis.interval import Bounds
 from verifkit.analysis.linear import analyse
 from verifkit.analysis.region import magnitude, region_of
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
 from verifkit.analysis.rows import Rows, rows_of
+from verifkit.analysis.tolerance import hidden_by_tolerance
 from verifkit.budget import Clock
 from verifkit.capabilities import Capabilities, Kind, Paper
 from verifkit.errors import OptionError
 from verifkit.evidence import SolverBound
 from verifkit.functions import Relu
 from verifkit.input_sets import LpBall
-from verifkit.network import Network
-from verifkit.ops import Activation, Affine, Max
+from verifkit.ops import Max
 from verifkit.query import Query
 from verifkit.result import Arithmetic, Guarantee, Outcome, Reason
 from verifkit.verifier import Verifier
 
-LARGEST = 1e12
-"""Bounds beyond this are refused: HiGHS rejects coefficients from 1e15 on and takes bounds from 1e20 on as absent."""
+COARSEST = 1e-6
+"""The largest feasibility tolerance that HiGHS is run with; values that would need more are refused."""
 
-DROPPED = 1e-9
-"""HiGHS ignores matrix entries up to this size."""
+RESOLUTION = 1e-15
+"""A tolerance below this share of the largest value is finer than floats are there: HiGHS, unable to meet it, has been
+seen to call feasible programs infeasible. So the tolerance grows with the values."""
 
-RELATIVE = 1e-13
-"""What floating point may lose of the largest terms of one constraint, inside the solver and in composing it."""
+DROPPED = 1e-12
+"""HiGHS ignores matrix entries up to this size (its own least value of `small_matrix_value`)."""
+
+
+class _Unfit(Exception):
+    """The program cannot be given to the solver without changing it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,95 +82,65 @@ class Milp(Verifier):
         lower = analysis.property_rows(rows)[0]
         found = rows.refuting(lower)
         still_open = sorted((n for n, f in enumerate(found) if f is None), key=lambda n: rows.gap(lower, n))
-        if still_open and max(float(magnitude(*b).max()) for b in analysis.bounds) > LARGEST:
-            return Outcome.unknown(Reason.UNCONFIRMED, "values are too large for the solver's arithmetic to be trusted")
+        if not still_open:
+            proof = Guarantee(arithmetic=Arithmetic.ROUNDED)
+            gaps = tuple(rows.gap(lower, n) for n in range(rows.n_disjuncts))
+            return Outcome.holds(proof, SolverBound("none needed", gaps, 0.0))
+        largest = max(float(magnitude(*b).max()) for b in analysis.bounds)
+        tolerance = max(self.tolerance, RESOLUTION * largest)
+        if not tolerance <= COARSEST:
+            return Outcome.unknown(Reason.UNCONFIRMED, f"values up to {largest:.2g} are too large for the solver")
         encoding = encode(analysis.network, analysis.bounds)
         if isinstance(query.prop.input_set, LpBall):
             add_l1_ball(encoding, query.prop.input_set)
-        hidden = _hidden_by_tolerance(analysis.network, analysis.bounds, rows, self.tolerance)
-        program = _Program(encoding, self.tolerance, int(rng.integers(2**31)))
-        proved = np.array([-math.inf if f is None else rows.gap(lower, n) for n, f in enumerate(found)])
+        hidden = hidden_by_tolerance(analysis.network, analysis.bounds, rows, tolerance)
+        try:
+            program = _Program(encoding, tolerance, int(rng.integers(2**31)))
+            return self._search(query, rows, lower, still_open, hidden, program, clock)
+        except _Unfit as unfit:
+            return Outcome.unknown(Reason.UNCONFIRMED, str(unfit))
+
+    def _search(
+        self,
+        query: Query,
+        rows: Rows,
+        lower: np.ndarray,
+        still_open: list[int],
+        hidden: np.ndarray,
+        program: _Program,
+        clock: Clock,
+    ) -> Outcome:
+        """One program for each disjunct that the bounds left open."""
+        proved = np.array([rows.gap(lower, n) for n in range(rows.n_disjuncts)])
         unconfirmed: str | None = None
         for number in still_open:
             clock.check()
             mine = np.flatnonzero(rows.disjunct == number)
             if mine.size == 0:  # no row at all: every input is unsafe
-                return Outcome.violated(((region.lower + region.upper) / 2).reshape(-1))
-            cleared = float(hidden[mine].max())
+                low, high = program.input_bounds
+                return Outcome.violated((low + high) / 2)
+            # Twice: what the network's constraints may hide, and as much again for the cutoff on t itself.
+            cleared = 2.0 * float(hidden[mine].max())
             bound, incumbent, x = program.minimise_worst(rows, mine, rows.gap(lower, number), cleared, clock)
             proved[number] = bound
-            if bound >= cleared:
-                continue
-            if x is not None and incumbent <= cleared:
-                outcome = self._confirmed(query, Outcome.violated(x, statistics=program.statistics()))
+            if x is not None:
+                outcome = self._confirmed(query, Outcome.violated(x))
                 if outcome.reason is None:
                     return Outcome.violated(x, statistics=program.statistics())
                 unconfirmed = f"the least violation is {incumbent:.3g}, within the solver's tolerance of zero"
-                continue
-            return Outcome.unknown(Reason.TIMEOUT, f"best bound {bound:.6g}", statistics=program.statistics())
+            elif not bound >= cleared:
+                if clock.remaining > 0:
+                    unconfirmed = f"the solver ended without an answer at the bound {bound:.6g}"
+                    continue
+                return Outcome.unknown(Reason.TIMEOUT, f"best bound {bound:.6g}", statistics=program.statistics())
         if unconfirmed is not None:
             return Outcome.unknown(Reason.UNCONFIRMED, unconfirmed, statistics=program.statistics())
-        evidence = SolverBound(program.solver, tuple(proved.tolist()), self.tolerance)
+        evidence = SolverBound(program.solver, tuple(proved.tolist()), program.tolerance)
         guarantee = Guarantee(
-            arithmetic=Arithmetic.SOLVER if still_open else Arithmetic.ROUNDED,
-            assumptions=(f"{program.solver} within its tolerance {self.tolerance:g}",) if still_open else (),
+            arithmetic=Arithmetic.SOLVER,
+            assumptions=(f"{program.solver} within its tolerance {program.tolerance:.2g}",),
         )
         return Outcome.holds(guarantee, evidence, statistics=program.statistics())
-
-
-def _hidden_by_tolerance(network: Network, bounds: list[Bounds], rows: Rows, tolerance: float) -> np.ndarray:
-    """How far each row's value may be from that of a true execution when every constraint is off by what the solver
-    lets pass: `tolerance`, the matrix entries it drops, and rounding relative to the constraint's largest terms.
-
-    An error in one value reaches a row at most multiplied by the row's largest slope in that value over the bounds:
-    the slopes are pulled back as intervals (center and radius), a stable unit's slope being 0 or 1 and an unstable
-    one's anything between. Shape (R,).
-    """
-    count, shape = rows.outputs.shape[0], network.output_shape
-    slopes = {len(network.nodes) - 1: (rows.outputs.reshape(count, *shape), np.zeros((count, *shape)))}
-    hidden = tolerance + RELATIVE * (np.abs(rows.outputs) @ magnitude(*bounds[-1]).reshape(-1) + np.abs(rows.bound))
-    if rows.inputs is not None:
-        hidden = hidden + RELATIVE * (np.abs(rows.inputs) @ magnitude(*bounds[0]).reshape(-1))
-        slopes[0] = (rows.inputs.reshape(count, *network.input_shape), np.zeros((count, *network.input_shape)))
-    for index in range(len(network.nodes) - 1, -1, -1):
-        if index not in slopes:
-            continue
-        node, (center, radius) = network.nodes[index], slopes.pop(index)
-        largest = (np.abs(center) + radius).reshape(count, math.prod(node.shape))
-        error = np.full(node.shape, tolerance)
-        if isinstance(node, Affine):
-            pulled = [(m.adjoint(center), m.absolute.adjoint(radius)) for m in node.maps]
-            error = error + _lost(node, bounds)
-        elif isinstance(node, Activation):
-            low, high = (end[0] for end in bounds[node.parents[0]])
-            unstable = (low < 0) & (high > 0)
-            error = np.where(unstable, tolerance * (2.0 + high - low), 0.0)
-            # [0, 1] times [c - r, c + r], where the unit is unstable
-            least, most = np.minimum(center - radius, 0.0), np.maximum(center + radius, 0.0)
-            on = (low >= 0).astype(np.float64)
-            middle, half = (least + most) / 2, (most - least) / 2
-            pulled = [(np.where(unstable, middle, on * center), np.where(unstable, half, on * radius))]
-        else:
-            pulled = []
-        hidden = hidden + largest @ error.reshape(-1)
-        for parent, (c, r) in zip(node.parents, pulled, strict=True):
-            before = slopes.get(parent, (np.zeros_like(c), np.zeros_like(r)))
-            slopes[parent] = (before[0] + c, before[1] + r)
-    return np.asarray(hidden)
-
-
-def _lost(node: Affine, bounds: list[Bounds]) -> np.ndarray:
-    """What dropped entries and rounding may change in each value of an affine node, in the node's shape."""
-    lost = np.zeros(math.prod(node.shape))
-    if node.bias is not None:
-        lost += RELATIVE * np.abs(node.bias).reshape(-1)
-    for linear, parent in zip(node.maps, node.parents, strict=True):
-        reach = magnitude(*bounds[parent]).reshape(-1)
-        entries = linear.entries()
-        terms = np.abs(entries.values) * reach[entries.cols]
-        share = np.where(np.abs(entries.values) <= DROPPED, 1.0, RELATIVE)
-        lost += np.bincount(entries.rows, share * terms, minlength=lost.size)
-    return np.asarray(lost.reshape(node.shape))
 
 
 def _quiet_solver(highspy: Any) -> Any:
@@ -191,6 +165,8 @@ class _Program:
         self._worst = int(encoding.add_columns(np.array([-np.inf]), np.array([np.inf]))[0])
         self._solver = _quiet_solver(highspy)
         self.solver = f"HiGHS {self._solver.version()}"
+        self.tolerance = tolerance
+        self.input_bounds = encoding.lower[0], encoding.upper[0]
         self._nodes, self._calls = 0, 0
         for option, value in {
             "threads": 1,
@@ -200,14 +176,16 @@ class _Program:
             "primal_feasibility_tolerance": tolerance,
             "dual_feasibility_tolerance": tolerance,
             "mip_feasibility_tolerance": tolerance,
+            "small_matrix_value": DROPPED,
         }.items():
             self._solver.setOptionValue(option, value)
-        self._solver.passModel(self._model())
+        self._accept(self._solver.passModel(self._model()))
         self._base_rows = self._solver.getNumRow()
 
     def _model(self) -> Any:
         highspy, encoding = self._highspy, self._encoding
         matrix, low, high = encoding.matrix()
+        self._check_dropped(matrix)
         lp = highspy.HighsLp()
         lp.num_col_, lp.num_row_ = encoding.n_columns, matrix.shape[0]
         cost = np.zeros(encoding.n_columns)
@@ -220,6 +198,19 @@ class _Program:
         kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
         lp.integrality_ = [kinds[int(i)] for i in np.concatenate(encoding.integer)]
         return lp
+
+    def _accept(self, status: Any) -> None:
+        if status == self._highspy.HighsStatus.kError:
+            raise _Unfit("the solver does not take the network's coefficients")
+
+    def _check_dropped(self, matrix: Any) -> None:
+        """Raises `_Unfit` where entries too small for the solver could matter in some row."""
+        reach = np.maximum(np.abs(np.concatenate(self._encoding.lower)), np.abs(np.concatenate(self._encoding.upper)))
+        small = matrix.copy()
+        small.data = np.where(np.abs(small.data) <= DROPPED, np.abs(small.data), 0.0)
+        small.eliminate_zeros()
+        if small.nnz and not (small @ np.where(np.isfinite(reach), reach, 0.0)).max() <= self.tolerance:
+            raise _Unfit("the network has coefficients that are too small for the solver and matter")
 
     def statistics(self) -> dict[str, float | int]:
         binaries = int(np.concatenate(self._encoding.integer).sum())
@@ -244,8 +235,9 @@ class _Program:
 
         def interrupt(event: Any) -> None:
             nonlocal proved
-            # The record after an interrupted run may lag behind what this call was shown.
-            proved = max(proved, float(event.data_out.mip_dual_bound))
+            # An exhausted tree is shown as an infinite bound, also beside an incumbent: that is for the end to say.
+            shown = float(event.data_out.mip_dual_bound)
+            proved = max(proved, shown) if math.isfinite(shown) else proved
             decided = proved >= cleared or event.data_out.mip_primal_bound < -cleared
             event.data_in.user_interrupt = decided or clock.remaining <= 0  # also clears the last run's interrupt
 
@@ -255,15 +247,14 @@ class _Program:
         self._calls += 1
         info = self._solver.getInfo()
         self._nodes += max(0, int(info.mip_node_count))
-        status = self._solver.getModelStatus()
         solution = self._solver.getSolution()
-        if status == self._highspy.HighsModelStatus.kInfeasible:
+        if solution.value_valid:  # whatever the bound says, here is a point below the cutoff
+            x = np.array(solution.col_value)[: self._n_inputs]
+            incumbent = float(info.objective_function_value)
+            return min(proved, incumbent), incumbent, x
+        if self._solver.getModelStatus() == self._highspy.HighsModelStatus.kInfeasible:
             return cleared, math.inf, None  # nothing has t <= cleared
-        bound = max(proved, float(info.mip_dual_bound))
-        if not solution.value_valid:
-            return bound, math.inf, None
-        x = np.array(solution.col_value)[: self._n_inputs]
-        return bound, float(info.objective_function_value), x
+        return proved, math.inf, None
 
     @property
     def _n_inputs(self) -> int:
@@ -284,8 +275,12 @@ class _Program:
         if rows.inputs is not None:
             matrix[:, : self._n_inputs] += rows.inputs[mine]
         matrix = sparse.csr_array(matrix)
+        self._check_dropped(matrix)
         high = rows.bound[mine] - coefficients @ output.constant
-        solver.addRows(
+        if not np.isfinite(high).all():
+            raise _Unfit("a threshold of the property is beyond the range of floats")
+        status = solver.addRows(
             mine.size, np.full(mine.size, -np.inf), high, matrix.nnz,
             matrix.indptr.astype(np.int32), matrix.indices.astype(np.int32), matrix.data,
         )  # fmt: skip
+        self._accept(status)

@@ -9,6 +9,7 @@ noise and real arithmetic. It only calls the model: no graph, no gradient, no wh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import ClassVar
 
 import numpy as np
@@ -71,7 +72,7 @@ class Smoothing(Verifier):
         assert isinstance(region, LpBall)
         assert label is not None
         counts = self._certify(query.model, region, clock, rng)
-        return self._outcome(counts, label, float(region.radius))
+        return self._outcome(counts, label, region.radius)
 
     def _radius(self, family: QueryFamily, clock: Clock, seed: int) -> Radius:
         """Closed form: one round of sampling certifies its own radius."""
@@ -118,7 +119,7 @@ class Smoothing(Verifier):
             counts += np.bincount(scores.argmax(axis=1), minlength=model.n_outputs)
         return counts
 
-    def _outcome(self, counts: SampleCounts, label: int, radius: float) -> Outcome:
+    def _outcome(self, counts: SampleCounts, label: int, radius: Fraction) -> Outcome:
         statistics = {"samples": self.n0 + self.n, "certified_radius": counts.radius, "p_lower": counts.lower}
         if counts.lower <= 0.5:
             detail = f"abstains: no class is shown to have more than half of the noise (p >= {counts.lower:.4f})"
@@ -126,7 +127,7 @@ class Smoothing(Verifier):
         if counts.chosen != label:
             detail = f"the smoothed classifier answers class {counts.chosen}, not {label}, within {counts.radius:.6g}"
             return Outcome.unknown(Reason.INCOMPLETE, detail, statistics=statistics)
-        if counts.radius < radius:
+        if rational(counts.radius) < radius:
             detail = f"certified only to radius {counts.radius:.6g} in l2"
             return Outcome.unknown(Reason.INCOMPLETE, detail, statistics=statistics)
         guarantee = Guarantee(

@@ -104,13 +104,21 @@ def _rowwise(x: Array) -> Array:
 
 
 def _accumulate(
-    pending: dict[int, Array], parent: int, pulled: Array, bounds: Mapping[int, Bounds] | list[Bounds], total: _Total
+    pending: dict[int, Array],
+    parent: int,
+    pulled: Array,
+    terms: int,
+    bounds: Mapping[int, Bounds] | list[Bounds],
+    total: _Total,
 ) -> None:
+    """Adds coefficients, each the sum of `terms` products, to those that other paths left at the parent."""
+    reach = _rowwise(magnitude(*bounds[parent]))
+    # A coefficient that underflowed is off by less than `tiny`, but its value may be large.
+    total.slack = total.slack + terms * tiny(reach) * _flat_sum(reach)
     if parent not in pending:
         pending[parent] = pulled
         return
     merged = pending[parent] + pulled
-    reach = _rowwise(magnitude(*bounds[parent]))
     xp = namespace(merged)
     pending[parent] = merged
     total.slack = total.slack + gamma(math.prod(merged.shape[2:]) + 2, merged) * _flat_sum(xp.abs(merged) * reach)
@@ -128,7 +136,7 @@ def _through_affine(
     for linear, parent in zip(node.maps, node.parents, strict=True):
         share = linear.absolute.apply(magnitude(*bounds[parent]))
         reach = share if reach is None else reach + share
-        _accumulate(pending, parent, linear.adjoint(coefficients), bounds, total)
+        _accumulate(pending, parent, linear.adjoint(coefficients), linear.adjoint_terms, bounds, total)
     terms = max(math.prod(node.shape), *(m.adjoint_terms for m in node.maps)) + node.terms + 4
     slack = gamma(terms, coefficients) * _flat_sum(xp.abs(coefficients) * _rowwise(reach))
     bias = xp.zeros_like(slack) if node.bias is None else _flat_sum(coefficients * node.bias)
@@ -150,8 +158,9 @@ def _through_lines(
     parent = node.parents[0]
     reach = _rowwise(magnitude(*bounds[parent]))
     size = xp.abs(pulled) * reach + xp.abs(low) + xp.abs(high)
-    total.add(_flat_sum(low + high), gamma(math.prod(node.shape) + 4, size) * _flat_sum(size))
-    _accumulate(pending, parent, pulled, bounds, total)
+    lost = gamma(math.prod(node.shape) + 4, size) * _flat_sum(size) + 2 * math.prod(node.shape) * tiny(size)
+    total.add(_flat_sum(low + high), lost)
+    _accumulate(pending, parent, pulled, 2, bounds, total)
 
 
 def dot_box(coefficients: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
@@ -165,7 +174,8 @@ def dot_box(coefficients: Array, lower: Array, upper: Array) -> tuple[Array, Arr
     low = xp.where(positive > 0, positive * _rowwise(lower), 0.0 * positive)
     high = xp.where(negative < 0, negative * _rowwise(upper), 0.0 * negative)
     size = xp.abs(low) + xp.abs(high)
-    return _flat_sum(low + high), gamma(math.prod(coefficients.shape[2:]) + 3, size) * _flat_sum(size)
+    count = math.prod(coefficients.shape[2:])
+    return _flat_sum(low + high), gamma(count + 3, size) * _flat_sum(size) + 2 * count * tiny(size)
 
 
 def _over_region(coefficients: Array, region: Region) -> tuple[Array, Array]:
@@ -175,11 +185,16 @@ def _over_region(coefficients: Array, region: Region) -> tuple[Array, Array]:
         return value, slack
     xp = namespace(coefficients)
     flat = xp.abs(xp.reshape(coefficients, (*coefficients.shape[:2], -1)))
-    dual = xp.max(flat, axis=-1) if region.norm == "1" else xp.linalg.vector_norm(flat, axis=-1)
+    largest = xp.max(flat, axis=-1)
+    dual = largest
+    if region.norm == "2":  # scaled by the largest entry: squares of small ones would underflow, of large ones overflow
+        unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+        dual = largest * xp.linalg.vector_norm(flat / unit[..., None], axis=-1) + tiny(largest)
     at_center = coefficients * _rowwise(region.center)
     ball = _flat_sum(at_center) - region.radius[:, None] * dual
     size = _flat_sum(xp.abs(at_center)) + region.radius[:, None] * dual
-    ball_slack = gamma(2 * math.prod(coefficients.shape[2:]) + 6, size) * size
+    count = math.prod(coefficients.shape[2:])
+    ball_slack = gamma(2 * count + 8, size) * size + 2 * (count + 1) * tiny(size) * (1.0 + region.radius[:, None])
     better = ball - ball_slack > value - slack
     return xp.where(better, ball, value), xp.where(better, ball_slack, slack)
 
@@ -209,7 +224,8 @@ class LinearAnalysis:
             if error is not None:
                 shaped = like(error.reshape(count, *self.network.nodes[node].shape), sample)
                 cost = _flat_sum(shaped[None] * _rowwise(magnitude(*self.bounds[node])))
-                lower = down(lower - cost * (1.0 + 2.0 * gamma(math.prod(shaped.shape[1:]), cost)))
+                terms = math.prod(shaped.shape[1:])
+                lower = down(lower - cost * (1.0 + 2.0 * gamma(terms, cost)) - terms * tiny(cost))
         return xp.where(xp.isnan(lower), -xp.inf * xp.ones_like(lower), lower)
 
 

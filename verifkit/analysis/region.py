@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from verifkit.arrays import Array, namespace
+from verifkit.errors import PropertyError
 from verifkit.input_sets import Box, InputSet, float_above, float_below
 from verifkit.maps import Shape
 from verifkit.query import Query
@@ -49,7 +50,10 @@ def _region(inputs: InputSet, shape: Shape, dtype: type[np.floating[Any]]) -> Re
     center = np.array([float(c) for c in inputs.center])
     # The stored center is off by the rounding of each entry; in the l1 norm that bounds the shift in l2 as well.
     shift = sum((abs(Fraction(f) - c) for f, c in zip(center.tolist(), inputs.center, strict=True)), Fraction(0))
-    radius = float_above([inputs.radius + shift])
+    try:
+        radius = float_above([inputs.radius + shift])
+    except PropertyError:  # a radius beyond all floats: the clip box is all there is
+        return Region(lower.reshape(1, *shape), upper.reshape(1, *shape))
     return Region(lower.reshape(1, *shape), upper.reshape(1, *shape), center.reshape(1, *shape), radius, inputs.norm)
 
 

@@ -7,8 +7,9 @@ from fractions import Fraction
 
 import numpy as np
 
+from verifkit.errors import PropertyError
 from verifkit.input_sets import float_above
-from verifkit.properties import Property
+from verifkit.properties import Constraint, Property
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class Rows:
 
 def rows_of(prop: Property) -> Rows:
     """The rows of a property whose disjuncts carry no box (see `Property.cases`)."""
-    rows = [(number, row) for number, disjunct in enumerate(prop.unsafe) for row in disjunct.constraints]
+    rows = [(number, _in_range(row)) for number, disjunct in enumerate(prop.unsafe) for row in disjunct.constraints]
     outputs, output_error = _matrix([row.outputs for _, row in rows], prop.n_outputs)
     inputs, input_error = None, None
     if prop.coupled:
@@ -66,11 +67,30 @@ def rows_of(prop: Property) -> Rows:
         inputs,
         output_error,
         input_error,
-        float_above(row.bound for _, row in rows),
+        np.array([_above(row.bound) for _, row in rows]),
         np.array([row.strict for _, row in rows], dtype=bool),
         np.array([number for number, _ in rows], dtype=np.int64),
         len(prop.unsafe),
     )
+
+
+def _in_range(row: Constraint) -> Constraint:
+    """The same row, scaled by a power of two where its coefficients are far from 1 and would over- or underflow."""
+    largest = max((abs(v) for _, v in row.outputs + row.inputs), default=Fraction(1))
+    if Fraction(1, 2**100) <= largest <= 2**100:
+        return row
+    shift = largest.denominator.bit_length() - largest.numerator.bit_length()
+    scale = Fraction(2) ** shift
+    outputs, inputs = (tuple((k, v * scale) for k, v in terms) for terms in (row.outputs, row.inputs))
+    return Constraint(outputs, row.bound * scale, row.strict, inputs)
+
+
+def _above(bound: Fraction) -> float:
+    """The least float that is >= the bound; infinite (never refuted) where it is beyond all floats."""
+    try:
+        return float(float_above([bound])[0])
+    except PropertyError:
+        return float("inf")
 
 
 def _matrix(terms: list[tuple[tuple[int, Fraction], ...]], width: int) -> tuple[np.ndarray, np.ndarray | None]:

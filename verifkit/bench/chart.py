@@ -15,8 +15,11 @@ WIDTH, HEIGHT = 640, 260
 """Of a chart's plot area, in pixels."""
 
 
-def step_chart(rows: Sequence[Row], lines: Sequence[Row]) -> Row | None:
-    """Step curves of one model and norm, as SVG paths; None where there is nothing worth drawing."""
+def step_chart(rows: Sequence[Row], lines: Sequence[Row], order: Sequence[str]) -> Row | None:
+    """Step curves of one model and norm, as SVG paths; None where there is nothing worth drawing.
+
+    order: every verifier of the report, so that one has the same number and colour in all charts.
+    """
     steps = {group: _steps(own) for group, own in grouped(rows, "subject", "method").items()}
     fixed = grouped((line for line in lines if line["source"] == "verify"), "subject", "verifier")
     steps |= {group: _steps_at_radii(own) for group, own in fixed.items()}
@@ -29,7 +32,10 @@ def step_chart(rows: Sequence[Row], lines: Sequence[Row]) -> Row | None:
     tick = _round_step(right)
     ticks = [(round(k * tick, 12), round(k * tick / right * WIDTH, 1)) for k in range(int(right / tick) + 1)]
     curves = []
-    for place, (group, points) in enumerate((g, p) for g, p in steps.items() if p and g in kinds):
+    for group, points in steps.items():
+        if not points or group not in kinds:
+            continue
+        place = order.index(group[1])
         path, mark = _path(points, right, 0.3 + 0.6 * (place % 4) / 4)
         style = {"falsifier": "attack", "probabilistic": "probabilistic"}.get(kinds[group], "deterministic")
         label = {"number": place + 1, "colour": place % 6, "style": style, "verifier": group[1], "subject": group[0]}

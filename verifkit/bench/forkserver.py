@@ -36,14 +36,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from verifkit.bench.processes import (
+from verifkit.bench.workers import ForkedWorker, SpawnedWorker, Worker
+from verifkit.processes import (
     adopt_orphans,
     children,
     die_with_parent,
     kill,
     outlive_parent,
 )
-from verifkit.bench.workers import ForkedWorker, SpawnedWorker, Worker
 
 TICK = 0.025
 """Seconds between two looks at the workers' time and memory."""

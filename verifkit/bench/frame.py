@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from verifkit.bench.store import ROWS, read_rows
 from verifkit.errors import SuiteError
 
 Row = Mapping[str, Any]
-ROWS_FILE = "rows.jsonl"
 
 
 NETWORK, SMOOTHED = "network", "smoothed classifier"
@@ -39,28 +39,12 @@ _OBJECT = ("options", "guarantee", "witness", "counts", "undecided", "statistics
 def load_rows(out: Path) -> pd.DataFrame:
     """The rows of a run, one per line of `out/rows.jsonl`; a torn last line (the runner was killed) is left out.
 
-    Raises `SuiteError` where the folder or file is missing or empty, or another line is not a JSON object.
+    Raises `SuiteError` where the folder or file is missing or empty, or another line is no row.
     """
-    path = Path(out) / ROWS_FILE
+    path = Path(out) / ROWS
     if not path.is_file():
         raise SuiteError(f"{path} does not exist: run `verifkit bench SUITE --out {out}` first")
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except OSError as why:
-        raise SuiteError(f"{path} cannot be read: {why.strerror or why}") from why
-    rows: list[Row] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as why:
-            if number == len(lines):
-                break
-            raise SuiteError(f"{path}, line {number}: not a JSON object; the file is damaged") from why
-        if not isinstance(row, dict) or "verdict" not in row or "verifier" not in row:
-            raise SuiteError(f"{path}, line {number}: not a result row of verifkit")
-        rows.append({**row, "line": number})
+    rows = [{**row.to_json(), "line": number} for number, row in enumerate(read_rows(out), start=1)]
     if not rows:
         raise SuiteError(f"{path} holds no complete row yet: nothing to report")
     return frame(rows)

@@ -26,9 +26,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from verifkit.bench.processes import can_fork
 from verifkit.bench.worker import JOB, OUTPUT, RESULT
-from verifkit.errors import SuiteError
+from verifkit.errors import RunnerError, SuiteError
+from verifkit.processes import can_fork
 
 Method = Literal["fork", "spawn"]
 
@@ -135,7 +135,7 @@ class Isolation:
         return number
 
     def next(self) -> Reply:
-        """Waits for a job to end. Raises `SuiteError` if the server was killed."""
+        """Waits for a job to end. Raises `RunnerError` if the server was killed."""
         told = self._receive()
         folder = self.directory / str(told["id"])
         result = None
@@ -153,11 +153,11 @@ class Isolation:
         message: dict[str, Any] = json.loads(line)
         return message
 
-    def _gone(self) -> SuiteError:
+    def _gone(self) -> RunnerError:
         self._log.seek(0)
         words = self._log.read().decode(errors="replace").strip().splitlines()
         why = f" ({words[-1]})" if words else ""
-        return SuiteError(f"the process that starts the workers has ended unexpectedly{why}; the same command goes on")
+        return RunnerError(f"the process that starts the workers has ended unexpectedly{why}; the same command goes on")
 
     def _close(self) -> None:
         """Ends the input: the server then ends its workers, cleans up and ends itself."""

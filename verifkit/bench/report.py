@@ -152,12 +152,13 @@ def _accuracy_sections(table: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
     """Per norm and model: the radii, the lines of the table with the best marked, and the curves of the chart."""
     sections = _sections(table, "norm", "model")
     by_group = grouped(rows, "norm", "model_label")
+    order = sorted({r["method"] for r in rows})
     for section in sections:
         lines = [line for part in section["subjects"].values() for line in part]
         section["radii"] = sorted({line["radius"] for line in lines})
         section["subjects"] = {s: _by_verifier(part) for s, part in section["subjects"].items()}
         section["standings"] = [n for n in STANDINGS if any(line[n] for line in lines)]
-        section["chart"] = step_chart(by_group[section["norm"], section["model"]], lines)
+        section["chart"] = step_chart(by_group[section["norm"], section["model"]], lines, order)
     return sections
 
 

@@ -23,10 +23,10 @@ from verifkit.bench.answers import Contender, Task, answered_row, failed_row
 from verifkit.bench.inspection import Asked, inspect_models
 from verifkit.bench.instance import Suite
 from verifkit.bench.isolation import Isolation, Method
-from verifkit.bench.processes import memory_available
 from verifkit.bench.schema import Row
 from verifkit.bench.store import RowStore, row_key
 from verifkit.errors import MissingPackage, OptionError, SuiteError
+from verifkit.processes import memory_available
 from verifkit.result import Reason
 
 Progress = Callable[[int, int, Row], None]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verifkit.errors import SuiteError
+from verifkit.result import Verdict
 
 SCHEMA = 1
 
@@ -95,4 +96,9 @@ class Row:
         missing = [name for name in names if name not in values]
         if missing:
             raise SuiteError(f"the row lacks {', '.join(repr(name) for name in missing)}")
+        if values["verdict"] not in tuple(Verdict) or not isinstance(values["verifier"], str):
+            raise SuiteError("the row's verdict or verifier is none")
+        for name in ("wall_seconds", "verifier_seconds", "certified", "falsified", "radius"):
+            if not isinstance(values[name], int | float | None):
+                raise SuiteError(f"the row's {name} is no number")
         return cls(**{name: values[name] for name in names})

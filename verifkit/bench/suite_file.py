@@ -62,6 +62,8 @@ def read_suite_file(path: Path) -> Suite:
     top = _Table(path, "", content)
     top.known({"name", "timeout", "verifiers", *_GROUPS})
     name = top.text("name", stem(path.name).removesuffix(".toml"))
+    if Path(name).name != name:
+        raise top.wrong("name", f"takes a plain name, for it is also a folder's, not {_show(name)}")
     verifiers = tuple(_verifier(table) for table in top.tables("verifiers"))
     common = _Common(name, top.seconds("timeout"), tuple(v for v, _ in verifiers))
     instances: list[Instance] = []

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from verifkit.bench.processes import (
+from verifkit.processes import (
     adopt_orphans,
     descendants,
     die_with_parent,

@@ -70,6 +70,8 @@ def _read(file: Path) -> bytes:
         raise ModelError(f"model file '{file}' does not exist: check the path")
     if file.is_dir():
         raise ModelError(f"'{file}' is a directory: name the .onnx file in it")
+    if not file.is_file():
+        raise ModelError(f"'{file}' is no regular file: name an .onnx file")
     try:
         data = file.read_bytes()
         if file.suffix == ".gz":

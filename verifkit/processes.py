@@ -9,8 +9,6 @@ import signal
 import sys
 from collections.abc import Iterable
 
-import psutil
-
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -74,6 +72,8 @@ def children(pid: int) -> list[int]:
 
 
 def _slow_children(pid: int) -> list[int]:
+    import psutil
+
     try:
         return [child.pid for child in psutil.Process(pid).children()]
     except psutil.Error:
@@ -89,10 +89,19 @@ def resident_bytes(pids: Iterable[int]) -> int:
                 with open(f"/proc/{pid}/statm", encoding="ascii") as file:
                     total += int(file.read().split()[1]) * _PAGE
             else:
-                total += psutil.Process(pid).memory_info().rss
-        except (OSError, psutil.Error, IndexError):  # ended meanwhile
+                total += _slow_resident_bytes(pid)
+        except (OSError, IndexError):  # ended meanwhile
             continue
     return total
+
+
+def _slow_resident_bytes(pid: int) -> int:
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
 
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
@@ -101,13 +110,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 def kill(pids: Iterable[int]) -> None:
     """Ends the processes at once, with no say of their own."""
     for pid in pids:
-        try:
-            if sys.platform == "win32":
-                psutil.Process(pid).kill()
-            else:
-                os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError, psutil.Error):
-            continue
+        with contextlib.suppress(ProcessLookupError, PermissionError, OSError):
+            os.kill(pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)  # there, both end it at once
 
 
 def kill_group(leader: int) -> None:
@@ -119,7 +123,9 @@ def kill_group(leader: int) -> None:
 
 def memory_available() -> int:
     """Bytes of memory that this machine, or the container around this process, has in all."""
-    total = psutil.virtual_memory().total
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             with open(path, encoding="ascii") as file:
