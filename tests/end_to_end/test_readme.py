@@ -13,9 +13,12 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.unit.rows_builder import radius_row, row
 from verifkit import registry
+from verifkit.bench.frame import frame
 from verifkit.bench.schema import Row
 from verifkit.bench.suite import load_suite
+from verifkit.bench.terminal import terminal_radii, terminal_table
 from verifkit.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -328,3 +331,13 @@ def test_the_decision_records_are_numbered_and_complete() -> None:
         assert text.startswith(f"# {number}. ")
         for head in ("**Context.**", "**Decision.**", "**Consequences.**"):
             assert head in text, page.name
+
+
+def test_the_tables_shown_have_todays_headings() -> None:
+    rows = frame([{**radius_row("crown", 0.1), "line": 1}, {**row(), "line": 2}])
+    verdicts, radii = terminal_table(rows)[0], terminal_radii(rows)[0]
+    for page in ("README.md", "benchmarks/RESULTS.md"):
+        lines = [re.split(r"\s{2,}", line.strip()) for line in (ROOT / page).read_text().splitlines()]
+        assert any(set(verdicts) - {"incomplete", "timeout"} <= set(line) for line in lines), (page, verdicts)
+        shown = set(radii) - {"kind", "tightness (of)"}
+        assert any(shown <= set(line) for line in lines), (page, radii)
