@@ -76,8 +76,27 @@ def lead_shape(x: Array, shape: Shape) -> Shape:
     return tuple(x.shape[: x.ndim - len(shape)])
 
 
+class Rearrangement(LinearMap):
+    """A map without weights: every entry of the output is one entry of the input, or zero."""
+
+    @property
+    def terms(self) -> int:
+        return 1
+
+    @property
+    def adjoint_terms(self) -> int:
+        return 1
+
+    @property
+    def absolute(self) -> LinearMap:
+        return self
+
+    def cast(self, convert: Callable[[np.ndarray], Array]) -> LinearMap:
+        return self
+
+
 @dataclass(frozen=True, eq=False)
-class Identity(LinearMap):
+class Identity(Rearrangement):
     """x -> x."""
 
     in_shape: Shape
@@ -86,46 +105,23 @@ class Identity(LinearMap):
     def out_shape(self) -> Shape:  # type: ignore[override]
         return self.in_shape
 
-    @property
-    def terms(self) -> int:
-        return 1
-
-    @property
-    def adjoint_terms(self) -> int:
-        return 1
-
     def apply(self, x: Array) -> Array:
         return x
 
     def adjoint(self, y: Array) -> Array:
         return y
 
-    @property
-    def absolute(self) -> LinearMap:
-        return self
-
     def entries(self) -> Entries:
         index = np.arange(math.prod(self.in_shape))
         return Entries(index, index, np.ones(index.size))
 
-    def cast(self, convert: Callable[[np.ndarray], Array]) -> LinearMap:
-        return self
-
 
 @dataclass(frozen=True, eq=False)
-class Reshape(LinearMap):
+class Reshape(Rearrangement):
     """The same numbers, in C order, in another shape."""
 
     in_shape: Shape
     out_shape: Shape
-
-    @property
-    def terms(self) -> int:
-        return 1
-
-    @property
-    def adjoint_terms(self) -> int:
-        return 1
 
     def apply(self, x: Array) -> Array:
         return namespace(x).reshape(x, (*lead_shape(x, self.in_shape), *self.out_shape))
@@ -133,19 +129,12 @@ class Reshape(LinearMap):
     def adjoint(self, y: Array) -> Array:
         return namespace(y).reshape(y, (*lead_shape(y, self.out_shape), *self.in_shape))
 
-    @property
-    def absolute(self) -> LinearMap:
-        return self
-
     def entries(self) -> Entries:
         return Identity(self.in_shape).entries()
 
-    def cast(self, convert: Callable[[np.ndarray], Array]) -> LinearMap:
-        return self
-
 
 @dataclass(frozen=True, eq=False)
-class Select(LinearMap):
+class Select(Rearrangement):
     """out[k] = in.flat[index[k]], and 0 where the index is -1.
 
     One class for transpose, slice, gather, expand, zero padding and (by its transpose) concatenation.
@@ -157,10 +146,6 @@ class Select(LinearMap):
     @property
     def out_shape(self) -> Shape:  # type: ignore[override]
         return tuple(self.index.shape)
-
-    @property
-    def terms(self) -> int:
-        return 1
 
     @cached_property
     def adjoint_terms(self) -> int:
@@ -174,21 +159,14 @@ class Select(LinearMap):
         flat = scatter_flat(y, self.index, math.prod(self.in_shape))
         return namespace(y).reshape(flat, (*lead_shape(y, self.out_shape), *self.in_shape))
 
-    @property
-    def absolute(self) -> LinearMap:
-        return self
-
     def entries(self) -> Entries:
         flat = self.index.reshape(-1)
         rows = np.flatnonzero(flat >= 0)
         return Entries(rows, flat[rows], np.ones(rows.size))
 
-    def cast(self, convert: Callable[[np.ndarray], Array]) -> LinearMap:
-        return self
-
 
 @dataclass(frozen=True, eq=False)
-class Place(LinearMap):
+class Place(Rearrangement):
     """The transpose of `Select` without repeats: out.flat[index[k]] = in[k], 0 elsewhere (concatenation)."""
 
     index: np.ndarray
@@ -198,14 +176,6 @@ class Place(LinearMap):
     def in_shape(self) -> Shape:  # type: ignore[override]
         return tuple(self.index.shape)
 
-    @property
-    def terms(self) -> int:
-        return 1
-
-    @property
-    def adjoint_terms(self) -> int:
-        return 1
-
     def apply(self, x: Array) -> Array:
         flat = scatter_flat(x, self.index, math.prod(self.out_shape))
         return namespace(x).reshape(flat, (*lead_shape(x, self.in_shape), *self.out_shape))
@@ -213,13 +183,6 @@ class Place(LinearMap):
     def adjoint(self, y: Array) -> Array:
         return take_flat(y, self.index, len(self.out_shape))
 
-    @property
-    def absolute(self) -> LinearMap:
-        return self
-
     def entries(self) -> Entries:
         flat = self.index.reshape(-1)
         return Entries(flat, np.arange(flat.size), np.ones(flat.size))
-
-    def cast(self, convert: Callable[[np.ndarray], Array]) -> LinearMap:
-        return self

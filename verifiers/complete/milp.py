@@ -26,6 +26,7 @@ from verifkit.analysis.rows import Rows, rows_of
 from verifkit.analysis.tolerance import hidden_by_tolerance
 from verifkit.budget import Clock
 from verifkit.capabilities import Capabilities, Kind, Paper
+from verifkit.confirm import confirm
 from verifkit.errors import OptionError
 from verifkit.evidence import SolverBound
 from verifkit.functions import Relu
@@ -124,8 +125,7 @@ class Milp(Verifier):
             bound, incumbent, x = program.minimise_worst(rows, mine, rows.gap(lower, number), cleared, clock)
             proved[number] = bound
             if x is not None:
-                outcome = self._confirmed(query, Outcome.violated(x))
-                if outcome.reason is None:
+                if confirm(query, x) is not None:
                     return Outcome.violated(x, statistics=program.statistics())
                 unconfirmed = f"the least violation is {incumbent:.3g}, within the solver's tolerance of zero"
             elif not bound >= cleared:

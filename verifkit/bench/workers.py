@@ -135,7 +135,7 @@ class ForkedWorker(Worker):
 
     def _ended(self) -> int | None:
         if sys.platform == "win32" or not hasattr(os, "waitid"):
-            raise NotImplementedError("forked workers need Linux")
+            raise OSError("forked workers need Linux")
         if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return None
         kill_group(self.pid)  # before the number is given back
