@@ -62,13 +62,12 @@ class Clock:
         if self.remaining <= 0:
             raise BudgetExhausted
 
-    def share(self, fraction: float = 1.0, at_least: float = 0.0) -> Budget:
-        """A budget of `fraction` of the time left (but `at_least` seconds, if so much is left), same other limits.
+    def share(self, fraction: float = 1.0) -> Budget:
+        """A budget of `fraction` of the time left, same other limits.
 
         Raises `BudgetExhausted` where none is left.
         """
         self.check()
         if self.budget.seconds is None:
             return self.budget
-        left = self.remaining
-        return replace(self.budget, seconds=max(min(left, at_least), left * fraction, 1e-3))
+        return replace(self.budget, seconds=max(self.remaining * fraction, 1e-3))

@@ -16,7 +16,6 @@ import numpy as np
 from verifkit.evidence import Replay, Witness
 from verifkit.exact import can_evaluate_exactly, evaluate_exactly
 from verifkit.input_sets import Box, InputSet, LpBall
-from verifkit.model import Model
 from verifkit.properties import Property
 from verifkit.query import Query
 
@@ -99,7 +98,7 @@ def _replay(query: Query, x: tuple[Fraction, ...]) -> Witness | None:
     by = _confirming(replays)
     if by is None:
         return None
-    written = _in_written_set(prop.input_set, x)
+    written = prop.input_set.contains(x)
     close = written or _within(prop.input_set, x, COMPETITION_TOLERANCE)
     return Witness(x, tuple(replays.values()), by, written, close)
 
@@ -122,15 +121,6 @@ def _float_replay(name: str, output: np.ndarray, prop: Property, x: tuple[Fracti
     return Replay(name, tuple(flat.tolist()), unsafe)
 
 
-def _in_written_set(region: InputSet, x: tuple[Fraction, ...]) -> bool:
-    return region.contains(x)
-
-
 def _within(region: InputSet, x: tuple[Fraction, ...], tolerance: Fraction) -> bool:
     box = region if isinstance(region, Box) else region.bounding_box()
     return all(low - tolerance <= v <= high + tolerance for low, v, high in zip(box.lower, x, box.upper, strict=True))
-
-
-def predicted_label(model: Model, center: Sequence[Fraction]) -> int:
-    """The model's own class at `center`: the first index of the largest output."""
-    return int(np.argmax(model(np.array([[float(c) for c in center]]))[0]))

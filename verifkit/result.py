@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
 from typing import Any
@@ -180,11 +180,6 @@ class Result:
             "cpu_seconds": round(self.cpu_seconds, 6),
             "statistics": {k: _finite(v) for k, v in self.statistics.items()},
         }
-
-    def without_arrays(self) -> Result:
-        """The same result with array-carrying evidence left out, for sending between processes."""
-        keep = isinstance(self.evidence, Witness | SampleCounts)
-        return self if keep else replace(self, evidence=None)
 
 
 def _finite(value: float | int | str) -> float | int | str | None:

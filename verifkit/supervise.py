@@ -61,6 +61,9 @@ def supervised(work: Callable[[], Answer], limits: Budget) -> Answer:
     assert child.pid is not None
     try:
         while not reader.poll(POLL):
+            # What it started may hold the pipe open after it: its own end counts, unless its answer came just before.
+            if not child.is_alive() and not reader.poll():
+                raise Stopped("error")
             if deadline is not None and time.monotonic() > deadline:
                 raise Stopped("timeout")
             if limits.memory_bytes is not None:

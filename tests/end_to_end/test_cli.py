@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.hostile import MARK, install, wait_until_gone
+from verifkit.supervise import Answer
 
 ROOT = Path(__file__).resolve().parents[2]
 ZOO = ROOT / "benchmarks" / "zoo"
@@ -287,3 +288,22 @@ def test_acas_xu_within_a_minute_each() -> None:
             decided += 1
             assert word == expected[onnx, vnnlib], (network, prop)
     assert decided >= 8
+
+
+def leaves_a_child_that_holds_the_pipe() -> Answer:
+    if os.fork() == 0:
+        time.sleep(600)
+    os._exit(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forked verifiers need Linux")
+def test_a_child_that_outlives_its_verifier_does_not_hold_the_answer_up() -> None:
+    # In a process of its own, so that pytest's other children are none of its business.
+    program = (
+        "import time\n"
+        "from tests.end_to_end.test_cli import leaves_a_child_that_holds_the_pipe as work\n"
+        "from verifkit.budget import Budget\n"
+        "from verifkit.supervise import Stopped, supervised\n"
+        "try:\n    supervised(work, Budget())\nexcept Stopped as stop:\n    assert stop.reason == 'error'\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=30, check=True)

@@ -7,18 +7,12 @@ from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Max, Product
 
 
-def value_and_gradient(network: Network, x: Array, rows: Array) -> tuple[Array, Array]:
-    """Outputs `(B, *output_shape)` and the gradient `(B, *input_shape)` of sum(rows * output) in x.
-
-    x: (B, *input_shape); rows: (B, *output_shape). At a kink one of the one-sided derivatives is taken.
-    """
-    network = network.cast(x)
-    values = network.values(x)
-    return values[-1], pull_back(network, values, rows)
-
-
 def pull_back(network: Network, values: list[Array], rows: Array) -> Array:
-    """The gradient of sum(rows * output) in the input, from the node values of one forward pass."""
+    """The gradient of sum(rows * output) in the input, from the node values of one forward pass.
+
+    values: as from `Network.values` for `(B, *input_shape)`; rows: (B, *output_shape). Returns `(B, *input_shape)`.
+    At a kink one of the one-sided derivatives is taken.
+    """
     network = network.cast(rows)
     pending: dict[int, Array] = {len(network.nodes) - 1: rows}
     for index in range(len(network.nodes) - 1, 0, -1):
