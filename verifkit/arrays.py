@@ -1,8 +1,8 @@
 """The few array operations that the array API standard lacks, for NumPy and torch alike.
 
 Everything in `verifkit.analysis` is written against the array API (through `array-api-compat`); what that standard
-does not have - convolution, its transpose, and a scatter - is here, once. torch is never imported by this module:
-a torch array brings torch with it.
+does not have - convolution, its transpose, a scatter, the error function - is here, once. torch is never imported by
+this module: a torch array brings torch with it.
 
 Shapes: `lead` stands for any number of leading axes; spatial axes are last, `n` of them (1, 2 or 3).
 """
@@ -38,6 +38,17 @@ def like(values: Array, x: Array) -> Array:
 def epsilon(x: Array) -> float:
     """Unit roundoff of the dtype of `x`: half the distance from 1 to the next float."""
     return float(namespace(x).finfo(x.dtype).eps) / 2
+
+
+def erf(x: Array) -> Array:
+    """The error function, elementwise: scipy's for NumPy arrays, torch's for its own."""
+    if is_torch_array(x):
+        import torch  # a torch array was given, so torch is loaded already
+
+        return torch.erf(x)
+    from scipy.special import erf as scipy_erf  # 0.3 s to import, and few networks need it
+
+    return scipy_erf(x)
 
 
 def take_flat(x: Array, index: np.ndarray, n_axes: int) -> Array:

@@ -7,7 +7,7 @@ counts. Trees of case splits are built from these leaves.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from verifkit.arrays import Array
@@ -61,17 +61,35 @@ class Lines:
 
 
 @dataclass(frozen=True, eq=False)
+class Planes:
+    """One plane below and one above per entry of a product x y, on the ranges of x (`left`) and y (`right`):
+    left x + right y + offset.
+
+    Arrays of shape (batch, *node shape).
+    """
+
+    lower_left: Array
+    lower_right: Array
+    lower_offset: Array
+    upper_left: Array
+    upper_right: Array
+    upper_offset: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Leaf:
     """Linear bounds that refute every disjunct.
 
-    intermediate: node index -> (lower, upper) pre-activation bounds used, (batch, *shape). lines: activation node
-    index -> its lines (empty for interval propagation). refuting_row: for each disjunct the index of the row whose
-    lower bound exceeds its threshold, and that bound.
+    intermediate: node index -> (lower, upper) bounds used of what activations and products read, (batch, *shape).
+    lines: activation node index -> its lines (empty for interval propagation). refuting_row: for each disjunct the
+    index of the row whose lower bound exceeds its threshold, and that bound. planes: product node index -> its planes.
+    An activation or product without an entry was bounded by its range.
     """
 
     intermediate: Mapping[int, tuple[Array, Array]]
     lines: Mapping[int, Lines]
     refuting_row: tuple[tuple[int, float], ...]
+    planes: Mapping[int, Planes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,10 +119,19 @@ class SolverBound:
 
 
 @dataclass(frozen=True)
+class SolverDistance:
+    """An external solver's word: for each disjunct the distance from the center below which nothing unsafe lies."""
+
+    solver: str
+    distances: tuple[float, ...]
+    tolerance: float
+
+
+@dataclass(frozen=True)
 class Cases:
     """The evidence of a property split into input regions: one piece for each."""
 
     parts: tuple[Evidence | None, ...]
 
 
-Evidence = Witness | Leaf | SampleCounts | SolverBound | Cases
+Evidence = Witness | Leaf | SampleCounts | SolverBound | SolverDistance | Cases

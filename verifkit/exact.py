@@ -12,7 +12,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from verifkit.functions import Relu
+from verifkit.arrays import Array
+from verifkit.functions import Abs, Clip, LeakyRelu, Power, Relu, ScalarFunction, Sign
 from verifkit.maps import LinearMap
 from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Input, Max, Node, Product
@@ -20,6 +21,13 @@ from verifkit.weighted_maps import Scale
 
 RATIONAL_LIMIT = 3_000_000
 """Weights (counted with repeats of a convolution) beyond which exact evaluation is not worth its seconds."""
+
+BITS_LIMIT = 20_000
+"""Length of a value's numerator beyond which it is not either: products add up the lengths of their factors."""
+
+RATIONAL: frozenset[type[ScalarFunction]] = frozenset({Relu, LeakyRelu, Clip, Abs, Sign, Power})
+"""The functions that map rationals to rationals. (A reciprocal does too, where it has a value; but it would bring every
+unit a denominator of its own, and a point without a value would have no answer.)"""
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,23 @@ def exact_cost(network: Network) -> int:
 
 def can_evaluate_exactly(network: Network) -> bool:
     """Whether every node maps rationals to rationals, at an affordable cost."""
-    rational = all(isinstance(node.function, Relu) for _, node in network.activations())
-    return rational and exact_cost(network) <= RATIONAL_LIMIT
+    rational = all(type(node.function) in RATIONAL for _, node in network.activations())
+    return rational and exact_cost(network) <= RATIONAL_LIMIT and _numerator_bits(network) <= BITS_LIMIT
+
+
+def _numerator_bits(network: Network) -> int:
+    """About how long the longest numerator gets, from single precision inputs and weights."""
+    bits: list[int] = []
+    for node in network.nodes:
+        longest = max((bits[p] for p in node.parents), default=32)
+        if isinstance(node, Affine):
+            longest += 32 + node.terms.bit_length()
+        elif isinstance(node, Product):
+            longest = sum(bits[p] for p in node.parents)
+        elif isinstance(node, Activation):
+            longest = longest * node.function.exponent if isinstance(node.function, Power) else longest + 32
+        bits.append(longest)
+    return max(bits)
 
 
 def evaluate_exactly(network: Network, x: Sequence[Fraction]) -> tuple[Fraction, ...]:
@@ -66,8 +89,8 @@ def _node(node: Node, parents: list[_Scaled]) -> _Scaled:
         if node.bias is not None:
             terms.append(_from_floats(np.asarray(node.bias)))
         return _sum(terms)
-    if isinstance(node, Activation) and isinstance(node.function, Relu):
-        return _Scaled(np.maximum(parents[0].integers, 0), parents[0].scale)
+    if isinstance(node, Activation):
+        return _activation(node, parents[0])
     if isinstance(node, Max):
         return _Scaled(parents[0].integers[node.filled_groups].max(axis=-1).reshape(-1), parents[0].scale)
     if isinstance(node, Product):
@@ -76,11 +99,43 @@ def _node(node: Node, parents: list[_Scaled]) -> _Scaled:
     raise TypeError(f"node '{node.name}' has no exact value")
 
 
+def _activation(node: Activation, x: _Scaled) -> _Scaled:
+    function = node.function
+    if isinstance(function, Relu):
+        return _Scaled(np.maximum(x.integers, 0), x.scale)
+    if isinstance(function, Abs):
+        return _Scaled(abs(x.integers), x.scale)
+    if isinstance(function, Sign):
+        return _Scaled(np.sign(x.integers), Fraction(1))
+    if isinstance(function, Power):
+        return _Scaled(x.integers**function.exponent, x.scale**function.exponent)
+    if isinstance(function, LeakyRelu):
+        slope, negative = _parameter(function.slope, node), np.minimum(x.integers, 0)
+        bent = _Scaled(negative * slope.integers, x.scale * slope.scale)
+        return _sum([_Scaled(np.maximum(x.integers, 0), x.scale), bent])
+    if isinstance(function, Clip):
+        for end, beyond, better in ((function.low, -np.inf, np.maximum), (function.high, np.inf, np.minimum)):
+            ends = np.broadcast_to(np.asarray(end, dtype=np.float64), node.shape).reshape(-1)
+            free = ends == beyond
+            limit, x = _to_one_scale([_from_floats(np.where(free, 0.0, ends)), x])
+            x = _Scaled(np.where(free, x.integers, better(limit.integers, x.integers)), x.scale)
+        return x
+    raise TypeError(f"node '{node.name}' has no exact value")
+
+
+def _parameter(values: Array, node: Activation) -> _Scaled:
+    """A parameter of the node's function, one for each entry."""
+    return _from_floats(np.broadcast_to(np.asarray(values, dtype=np.float64), node.shape))
+
+
 def _sum(terms: list[_Scaled]) -> _Scaled:
-    """Brings the terms to one scale and adds them."""
+    aligned = _to_one_scale(terms)
+    return _Scaled(np.asarray(sum(t.integers for t in aligned), dtype=object), aligned[0].scale)
+
+
+def _to_one_scale(terms: list[_Scaled]) -> list[_Scaled]:
     common = Fraction(math.gcd(*(t.scale.numerator for t in terms)), math.lcm(*(t.scale.denominator for t in terms)))
-    total = sum(t.integers * int(t.scale / common) for t in terms)
-    return _Scaled(np.asarray(total, dtype=object), common)
+    return [_Scaled(t.integers * int(t.scale / common), common) for t in terms]
 
 
 def _from_floats(values: np.ndarray) -> _Scaled:

@@ -87,6 +87,9 @@ class Activation(Node):
     def evaluate(self, values: Sequence[Array]) -> Array:
         return self.function(values[0])
 
+    def cast(self, convert: Callable[[np.ndarray], Array]) -> Node:
+        return replace(self, function=self.function.cast(convert))
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Max(Node):

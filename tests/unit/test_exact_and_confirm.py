@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 
 from verifkit.confirm import confirm, in_effective_set
 from verifkit.exact import can_evaluate_exactly, evaluate_exactly
-from verifkit.functions import Sigmoid
+from verifkit.functions import Abs, Clip, LeakyRelu, Power, Reciprocal, Relu, ScalarFunction, Sigmoid, Sign
 from verifkit.input_sets import Box, LpBall
 from verifkit.io.onnx import model_from_network
 from verifkit.maps import Reshape, Select
+from verifkit.model import Model
 from verifkit.network import Network, dense_network
-from verifkit.ops import Affine, Input, Max, Product
+from verifkit.ops import Activation, Affine, Input, Max, Node, Product
 from verifkit.properties import Constraint, Polyhedron, Property
 from verifkit.query import Query
 from verifkit.testing.oracle import evaluate
@@ -64,6 +66,72 @@ def test_a_network_with_a_transcendental_activation_has_no_exact_value() -> None
     assert not can_evaluate_exactly(network)
     with pytest.raises(TypeError):
         evaluate_exactly(network, [Fraction(0), Fraction(0)])
+
+
+def exact_value(function: ScalarFunction, values: Sequence[Fraction]) -> tuple[Fraction, ...]:
+    size = len(values)
+    nodes = (
+        Input(shape=(size,), name="x"),
+        Activation(shape=(size,), parents=(0,), name="f", function=function),
+    )
+    return evaluate_exactly(Network(nodes), values)
+
+
+POINTS = tuple(Fraction(n, d) for n in (-7, -2, -1, 0, 1, 3) for d in (1, 3, 10))
+
+
+@pytest.mark.parametrize(
+    ("function", "exact"),
+    [
+        (Relu(), lambda x: max(x, Fraction(0))),
+        (Abs(), abs),
+        (Sign(), lambda x: Fraction((x > 0) - (x < 0))),
+        (Power(2), lambda x: x**2),
+        (Power(5), lambda x: x**5),
+        (LeakyRelu(np.array(0.1)), lambda x: x if x >= 0 else Fraction(0.1) * x),
+        (LeakyRelu(np.array(-3.0)), lambda x: x if x >= 0 else -3 * x),
+        (Clip(np.array(-0.3), np.array(0.25)), lambda x: min(max(x, Fraction(-0.3)), Fraction(0.25))),
+        (Clip(np.array(-np.inf), np.array(0.7)), lambda x: min(x, Fraction(0.7))),
+        (Clip(np.array(0.0), np.array(np.inf)), lambda x: max(x, Fraction(0))),
+    ],
+    ids=lambda v: getattr(v, "name", ""),
+)
+def test_rational_functions_are_exact(function: ScalarFunction, exact: Callable[[Fraction], Fraction]) -> None:
+    assert exact_value(function, POINTS) == tuple(exact(x) for x in POINTS)
+
+
+def test_parameters_of_rational_functions_belong_to_their_entries() -> None:
+    slopes = LeakyRelu(np.array([0.5, -1.0, 0.1]))
+    assert exact_value(slopes, (Fraction(-1, 3),) * 3) == (Fraction(-1, 6), Fraction(1, 3), -Fraction(0.1) / 3)
+    clip = Clip(np.array([-1.0, -np.inf, 0.1]), np.array([1.0, 0.5, np.inf]))
+    assert exact_value(clip, (Fraction(-2),) * 3) == (-1, -2, Fraction(0.1))
+
+
+def test_products_and_powers_are_evaluated_exactly_only_while_numbers_stay_short() -> None:
+    def tower(*exponents: int) -> Network:
+        nodes: list[Node] = [Input(shape=(1,), name="x")]
+        for k, exponent in enumerate(exponents):
+            nodes.append(Activation(shape=(1,), parents=(k,), name=f"p{k}", function=Power(exponent)))
+        return Network(tuple(nodes))
+
+    assert can_evaluate_exactly(tower(2, 3))
+    assert not can_evaluate_exactly(tower(9, 9, 9, 9))
+    squares: list[Node] = [Input(shape=(1,), name="x")]
+    squares += [Product(shape=(1,), parents=(k, k), name=f"s{k}") for k in range(20)]
+    assert not can_evaluate_exactly(Network(tuple(squares)))
+    assert can_evaluate_exactly(Network(tuple(squares[:6])))
+
+
+def test_a_reciprocal_is_left_to_floating_point() -> None:
+    network = dense_network([np.eye(1), np.eye(1)], [np.zeros(1), np.zeros(1)], Reciprocal())
+    assert not can_evaluate_exactly(network)  # at 0 it has no value to give
+    unsafe = unsafe_when_at_most(Fraction(1))
+    for center, found in ((0.0, False), (4.0, True)):
+        box = Box((Fraction(-8),), (Fraction(8),))
+        model = Model("1/x", (1,), (1,), network.evaluate, "0", dtype=np.float64, network=network)
+        with np.errstate(divide="ignore"):
+            witness = confirm(Query(model, Property(box, unsafe, 1)), np.array([center]))
+        assert (witness is not None) == found
 
 
 def unsafe_when_at_most(bound: Fraction, *, strict: bool = False) -> tuple[Polyhedron, ...]:

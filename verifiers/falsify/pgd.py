@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from verifkit.analysis.gradient import pull_back
-from verifkit.analysis.interval import MONOTONE
+from verifkit.analysis.interval import INTERVAL_RULES
 from verifkit.analysis.region import Region, region_of
 from verifkit.analysis.rows import Rows, rows_of
 from verifkit.budget import Clock
@@ -28,6 +28,9 @@ from verifkit.verifier import Verifier
 
 SHARPNESS = 10.0
 """Of the softmax over a disjunct's rows, in units of the spread of their violations."""
+
+UNREACHABLE = 1e300
+"""The violation of a row at a point where the network has no finite value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class Pgd(Verifier):
     capabilities: ClassVar[Capabilities] = Capabilities(
         kinds={"inf": Kind.FALSIFIER, "2": Kind.FALSIFIER, "1": Kind.FALSIFIER},
         operators=frozenset({Max, Product}),
-        activations=frozenset(MONOTONE),
+        activations=frozenset(INTERVAL_RULES),
         coupling=True,
         paper=Paper(
             "madry2018pgd",
@@ -88,12 +91,15 @@ class Pgd(Verifier):
 
 
 def _losses(rows: Rows, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each point the largest violation among each disjunct's rows, (B, n_disjuncts), and of every row, (B, R)."""
+    """For each point the largest violation among each disjunct's rows, (B, n_disjuncts), and of every row, (B, R).
+
+    Where the network has no value (NaN), or overflowed, every row counts as missed by far.
+    """
     batch = y.shape[0]
     left = y.reshape(batch, -1) @ rows.outputs.T
     if rows.inputs is not None:
         left = left + x.reshape(batch, -1) @ rows.inputs.T
-    gaps = left - rows.bound
+    gaps = np.where(np.isfinite(left), left - rows.bound, UNREACHABLE)
     losses = np.full((rows.n_disjuncts, batch), -np.inf)
     np.maximum.at(losses, rows.disjunct, gaps.T)
     return losses.T, gaps

@@ -1,8 +1,8 @@
 """CROWN: activations replaced by lines, rows pulled back to the input, every layer's bounds found that way.
 
 Paper: Zhang et al., "Efficient neural network robustness certification with general activation functions", NeurIPS
-2018. Theorem 3.2 is `verifkit.analysis.linear.lower_bounds`, table 2's lines are `verifkit.analysis.relaxation`.
-Guarantee: HOLDS about the network, real semantics, rounded arithmetic.
+2018. Theorem 3.2 is `verifkit.analysis.backward.lower_bounds`, table 2's lines are `verifkit.analysis.relaxation`.
+Products are replaced by McCormick's planes. Guarantee: HOLDS about the network, real semantics, rounded arithmetic.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from verifkit.analysis.refute import refute
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
 from verifkit.budget import Clock
 from verifkit.capabilities import Capabilities, Kind, Paper
-from verifkit.ops import Max
+from verifkit.ops import Max, Product
 from verifkit.query import Query
 from verifkit.result import Outcome
 from verifkit.verifier import Verifier
@@ -32,7 +32,7 @@ class Crown(Verifier):
     name: ClassVar[str] = "crown"
     capabilities: ClassVar[Capabilities] = Capabilities(
         kinds={"inf": Kind.INCOMPLETE, "2": Kind.INCOMPLETE, "1": Kind.INCOMPLETE},
-        operators=frozenset({Max}),
+        operators=frozenset({Max, Product}),
         activations=frozenset(CROWN_RELAXATIONS),
         coupling=True,
         paper=Paper(

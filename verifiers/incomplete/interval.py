@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from verifkit.analysis.interval import MONOTONE
+from verifkit.analysis.interval import INTERVAL_RULES
 from verifkit.analysis.refute import refute
 from verifkit.budget import Clock
 from verifkit.capabilities import Capabilities, Kind, Paper
@@ -30,7 +30,7 @@ class Interval(Verifier):
     capabilities: ClassVar[Capabilities] = Capabilities(
         kinds={"inf": Kind.INCOMPLETE, "2": Kind.INCOMPLETE, "1": Kind.INCOMPLETE, "0": Kind.INCOMPLETE},
         operators=frozenset({Max, Product}),
-        activations=frozenset(MONOTONE),
+        activations=frozenset(INTERVAL_RULES),
         coupling=True,
         paper=Paper(
             "gowal2018ibp",

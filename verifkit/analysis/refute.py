@@ -11,7 +11,7 @@ from verifkit.analysis.rows import rows_of
 from verifkit.budget import Clock
 from verifkit.evidence import Leaf
 from verifkit.functions import ScalarFunction
-from verifkit.ops import Activation
+from verifkit.ops import Activation, Product
 from verifkit.query import Query
 from verifkit.result import Arithmetic, Guarantee, Outcome, Reason
 
@@ -37,5 +37,6 @@ def refute(
 
 
 def _leaf(analysis: LinearAnalysis, refuting: list[tuple[int, float]]) -> Leaf:
-    read = {p for n in analysis.network.nodes if isinstance(n, Activation) for p in n.parents}
-    return Leaf({k: analysis.bounds[k] for k in sorted(read)}, analysis.lines, tuple(refuting))
+    read = {p for n in analysis.network.nodes if isinstance(n, Activation | Product) for p in n.parents}
+    intermediate = {k: analysis.bounds[k] for k in sorted(read)}
+    return Leaf(intermediate, analysis.lines, tuple(refuting), analysis.planes)

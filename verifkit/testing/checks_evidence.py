@@ -12,16 +12,16 @@ from fractions import Fraction
 import numpy as np
 
 from verifkit.capabilities import Kind
-from verifkit.evidence import Evidence, Leaf, Lines, SolverBound
-from verifkit.functions import Relu
+from verifkit.evidence import Evidence, Leaf, SolverBound
 from verifkit.input_sets import LpBall, Norm
 from verifkit.network import Network
-from verifkit.ops import Activation
+from verifkit.ops import Activation, Product
 from verifkit.properties import Constraint, Polyhedron, Property
 from verifkit.query import Query
 from verifkit.result import Verdict
 from verifkit.testing import toys
 from verifkit.testing.checks import EXACT_NORMS, Rule, Trial
+from verifkit.testing.crossings import crossed_line, crossed_plane
 from verifkit.testing.gallery import Exhibit
 from verifkit.testing.oracle import ToyNet
 from verifkit.testing.questions import supported
@@ -201,7 +201,7 @@ def _points(query: Query, network: Network) -> np.ndarray:
 def _graph_of(proof: Leaf, network: Network) -> Network:
     """The network that the evidence numbers its nodes by: as it is, or without `Max`."""
     for candidate in (network, network.without_max()):
-        read = {p for n in candidate.nodes if isinstance(n, Activation) for p in n.parents}
+        read = {p for n in candidate.nodes if isinstance(n, Activation | Product) for p in n.parents}
         if set(proof.intermediate) <= read:
             return candidate
     return network
@@ -249,7 +249,8 @@ def _range_inside(trial: Trial, proof: Leaf, sample: Sample) -> None:
 
 
 def lines_bound_activations(trial: Trial) -> None:
-    """Every line of a HOLDS lies on its side of the activation over the whole range; for ReLU in exact rationals."""
+    """Every line (or plane) of a HOLDS lies on its side of the activation (or product) over the whole range; for ReLU
+    and for products in exact rationals."""
     for norm in _proving(trial):
         proofs = [(_proof(trial, s.query), toys.to_network(s.toy, outer=(1,))) for s in _far_samples(trial, norm)] + [
             (_proof(trial, _exhibit_query(e, norm, radius)), e.network)
@@ -262,36 +263,17 @@ def lines_bound_activations(trial: Trial) -> None:
                 for index, lines in proof.lines.items():
                     node = graph.nodes[index]
                     if isinstance(node, Activation) and node.parents[0] in proof.intermediate:
-                        _check_lines(trial, node, lines, *proof.intermediate[node.parents[0]])
+                        _fail_if(trial, crossed_line(node, lines, proof.intermediate[node.parents[0]]))
+                for index, planes in proof.planes.items():
+                    node = graph.nodes[index]
+                    if isinstance(node, Product) and set(node.parents) <= set(proof.intermediate):
+                        ends = [proof.intermediate[p] for p in node.parents]
+                        _fail_if(trial, crossed_plane(node, planes, *ends))
 
 
-def _check_lines(trial: Trial, node: Activation, lines: Lines, lower: np.ndarray, upper: np.ndarray) -> None:
-    ends = [np.asarray(a, dtype=np.float64).reshape(-1) for a in (lower, upper)]
-    parts = [
-        np.broadcast_to(np.asarray(a, dtype=np.float64), np.asarray(lower).shape).reshape(-1)
-        for a in (lines.lower_slope, lines.lower_offset, lines.upper_slope, lines.upper_offset)
-    ]
-    exact = isinstance(node.function, Relu)
-    for unit, (low, high, a, b, c, d) in enumerate(zip(*ends, *parts, strict=True)):
-        grid = np.concatenate([np.linspace(low, high, 9 if exact else 200), np.clip([0.0], low, high)])
-        grid = np.clip(grid, low, high)
-        if exact:
-            wrong = any(_relu_crossed(z, a, b, c, d) for z in grid.tolist())
-        else:
-            value, slack = np.asarray(node.function(grid)), 1e-12
-            wrong = bool(((a * grid + b > value + slack) | (c * grid + d < value - slack)).any())
-        if wrong:
-            sentence = (
-                f"on [{low!r}, {high!r}] a line of '{node.name}' (unit {unit}) crosses {node.function.name}: "
-                f"below {a!r} z + {b!r}, above {c!r} z + {d!r}"
-            )
-            trial.fail("lines_bound_activations", sentence)
-
-
-def _relu_crossed(z: float, a: float, b: float, c: float, d: float) -> bool:
-    at = Fraction(z)
-    value = max(at, Fraction(0))
-    return Fraction(a) * at + Fraction(b) > value or Fraction(c) * at + Fraction(d) < value
+def _fail_if(trial: Trial, sentence: str | None) -> None:
+    if sentence is not None:
+        trial.fail("lines_bound_activations", sentence)
 
 
 RULES = (
