@@ -4,7 +4,8 @@ A map knows its shapes, how to apply itself and its transpose to arrays with any
 with absolute weights (interval radii, rounding errors), and its entries as a sparse matrix on demand. It holds weights
 and shapes only; no bound is computed here.
 
-Here are the maps without weights, which only move numbers; those with weights are in `verifkit.weighted_maps`.
+Here are the maps without weights, which move and add numbers, and the transpose of another map; those with weights
+are in `verifkit.weighted_maps`.
 """
 
 from __future__ import annotations
@@ -74,6 +75,20 @@ class LinearMap(ABC):
 def lead_shape(x: Array, shape: Shape) -> Shape:
     """The leading axes of `x`, in front of `shape`."""
     return tuple(x.shape[: x.ndim - len(shape)])
+
+
+def _spread(y: Array, index: np.ndarray, size: int) -> Array:
+    """`scatter_flat` where no place occurs twice: NumPy need not sort them."""
+    if not isinstance(y, np.ndarray):
+        return scatter_flat(y, index, size)
+    chosen = index.reshape(-1)
+    flat = y.reshape(*lead_shape(y, index.shape), -1)
+    result = np.zeros((*flat.shape[:-1], size), dtype=y.dtype)
+    if (chosen < 0).any():
+        kept = np.flatnonzero(chosen >= 0)
+        chosen, flat = chosen[kept], flat[..., kept]
+    result[..., chosen] = flat
+    return result
 
 
 class Rearrangement(LinearMap):
@@ -156,7 +171,8 @@ class Select(Rearrangement):
         return take_flat(x, self.index, len(self.in_shape))
 
     def adjoint(self, y: Array) -> Array:
-        flat = scatter_flat(y, self.index, math.prod(self.in_shape))
+        spread = _spread if self.adjoint_terms == 1 else scatter_flat
+        flat = spread(y, self.index, math.prod(self.in_shape))
         return namespace(y).reshape(flat, (*lead_shape(y, self.out_shape), *self.in_shape))
 
     def entries(self) -> Entries:
@@ -177,7 +193,7 @@ class Place(Rearrangement):
         return tuple(self.index.shape)
 
     def apply(self, x: Array) -> Array:
-        flat = scatter_flat(x, self.index, math.prod(self.out_shape))
+        flat = _spread(x, self.index, math.prod(self.out_shape))
         return namespace(x).reshape(flat, (*lead_shape(x, self.in_shape), *self.out_shape))
 
     def adjoint(self, y: Array) -> Array:
@@ -186,3 +202,87 @@ class Place(Rearrangement):
     def entries(self) -> Entries:
         flat = self.index.reshape(-1)
         return Entries(flat, np.arange(flat.size), np.ones(flat.size))
+
+
+@dataclass(frozen=True, eq=False)
+class Sum(LinearMap):
+    """The sum over `axes` (counted from the front, ascending), which stay with length 1 if `keepdims`."""
+
+    in_shape: Shape
+    axes: tuple[int, ...]
+    keepdims: bool = True
+
+    @cached_property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return self._kept if self.keepdims else tuple(n for i, n in enumerate(self.in_shape) if i not in self.axes)
+
+    @property
+    def _kept(self) -> Shape:
+        return tuple(1 if i in self.axes else n for i, n in enumerate(self.in_shape))
+
+    @property
+    def terms(self) -> int:
+        return max(1, math.prod(self.in_shape[axis] for axis in self.axes))
+
+    @property
+    def adjoint_terms(self) -> int:
+        return 1
+
+    def apply(self, x: Array) -> Array:
+        from_the_end = tuple(axis - len(self.in_shape) for axis in self.axes)
+        return namespace(x).sum(x, axis=from_the_end, keepdims=self.keepdims)
+
+    def adjoint(self, y: Array) -> Array:
+        xp, lead = namespace(y), lead_shape(y, self.out_shape)
+        return xp.broadcast_to(xp.reshape(y, (*lead, *self._kept)), (*lead, *self.in_shape))
+
+    @property
+    def absolute(self) -> LinearMap:
+        return self
+
+    def entries(self) -> Entries:
+        rows = np.broadcast_to(np.arange(math.prod(self.out_shape)).reshape(self._kept), self.in_shape).reshape(-1)
+        return Entries(rows, np.arange(rows.size), np.ones(rows.size))
+
+    def cast(self, convert: Callable[[np.ndarray], Array]) -> LinearMap:
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Adjoint(LinearMap):
+    """The transpose of the map `of`: that of a `Conv` is ONNX's ConvTranspose, without bias."""
+
+    of: LinearMap
+
+    @property
+    def in_shape(self) -> Shape:  # type: ignore[override]
+        return self.of.out_shape
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return self.of.in_shape
+
+    @property
+    def terms(self) -> int:
+        return self.of.adjoint_terms
+
+    @property
+    def adjoint_terms(self) -> int:
+        return self.of.terms
+
+    def apply(self, x: Array) -> Array:
+        return self.of.adjoint(x)
+
+    def adjoint(self, y: Array) -> Array:
+        return self.of.apply(y)
+
+    @cached_property
+    def absolute(self) -> LinearMap:
+        return Adjoint(self.of.absolute)
+
+    def entries(self) -> Entries:
+        forward = self.of.entries()
+        return Entries(forward.cols, forward.rows, forward.values)
+
+    def cast(self, convert: Callable[[np.ndarray], Array]) -> LinearMap:
+        return Adjoint(self.of.cast(convert))

@@ -109,6 +109,54 @@ class Dense(LinearMap):
 
 
 @dataclass(frozen=True, eq=False)
+class BatchedDense(LinearMap):
+    """One matrix for each of several batches: out[..., r, i] = sum_j weight[..., i, j] in[..., r, j].
+
+    weight: (*batch, n_out, n_in); in: (*batch, rows, n_in).
+    """
+
+    weight: Array
+    rows: int
+
+    @property
+    def in_shape(self) -> Shape:  # type: ignore[override]
+        return (*self.weight.shape[:-2], self.rows, int(self.weight.shape[-1]))
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return (*self.weight.shape[:-2], self.rows, int(self.weight.shape[-2]))
+
+    @property
+    def terms(self) -> int:
+        return int(self.weight.shape[-1])
+
+    @property
+    def adjoint_terms(self) -> int:
+        return int(self.weight.shape[-2])
+
+    def apply(self, x: Array) -> Array:
+        return x @ self.weight.mT
+
+    def adjoint(self, y: Array) -> Array:
+        return y @ self.weight
+
+    @cached_property
+    def absolute(self) -> LinearMap:
+        return replace(self, weight=namespace(self.weight).abs(self.weight))
+
+    def entries(self) -> Entries:
+        weight = np.asarray(self.weight)
+        full = np.broadcast_to(weight[..., None, :, :], (*weight.shape[:-2], self.rows, *weight.shape[-2:]))
+        rows = np.arange(math.prod(self.out_shape)).reshape(*self.out_shape, 1)
+        cols = np.arange(math.prod(self.in_shape)).reshape(*self.in_shape[:-1], 1, self.in_shape[-1])
+        kept = full != 0
+        return Entries(np.broadcast_to(rows, full.shape)[kept], np.broadcast_to(cols, full.shape)[kept], full[kept])
+
+    def cast(self, convert: Callable[[np.ndarray], Array]) -> LinearMap:
+        return replace(self, weight=convert(self.weight))
+
+
+@dataclass(frozen=True, eq=False)
 class Conv(LinearMap):
     """Convolution (ONNX `Conv`, without bias): in (batch, channels, *spatial), 1 to 3 spatial axes."""
 

@@ -145,12 +145,8 @@ def test_inputs_and_outputs() -> None:
     listed = proto(inputs=[info("w", (3, 2)), info("x", (1, 3)), info("b", (2,))])
     listed.ir_version = 3
     assert model_from_bytes(listed.SerializeToString(), "m").input_shape == (1, 3)
-    with pytest.raises(ModelError, match=r"2 inputs \('x', 'z'\)"):
-        model_from_bytes(small(inputs=[info("x", (1, 3)), info("z", (1, 3))]), "m")
-    with pytest.raises(ModelError, match=r"0 inputs \(none\)"):
+    with pytest.raises(ModelError, match="has no inputs"):
         model_from_bytes(small(inputs=[]), "m")
-    with pytest.raises(ModelError, match=r"2 outputs \('y', 'v'\)"):
-        model_from_bytes(small(outputs=("y", "v")), "m")
     with pytest.raises(ModelError, match="of type float16"):
         model_from_bytes(small(kind=TensorProto.FLOAT16), "m")
     with pytest.raises(ModelError, match="has no shape"):
@@ -212,7 +208,7 @@ def test_malformed_graphs() -> None:
 
 
 def test_node_order_and_unused_nodes() -> None:
-    unused = helper.make_node("Softplus", ["x"], ["never"])
+    unused = helper.make_node("Floor", ["x"], ["never"])
     network = network_of(small(nodes=[LAYER[2], unused, LAYER[0], LAYER[1]]))
     assert [n.name for n in network.nodes] == ["x", "v", "y"]
 
@@ -223,17 +219,17 @@ def test_a_network_that_only_passes_its_input_on() -> None:
 
 
 def test_unsupported_operators_keep_the_black_box() -> None:
-    data = small(nodes=[*LAYER[:2], helper.make_node("Softplus", ["v"], ["y"])])
+    data = small(nodes=[*LAYER[:2], helper.make_node("Floor", ["v"], ["y"])])
     with pytest.raises(UnsupportedOperator) as caught:
         model_from_bytes(data, "m")
-    assert (caught.value.node, caught.value.operator, caught.value.opset) == ("#2", "Softplus", 13)
+    assert (caught.value.node, caught.value.operator, caught.value.opset) == ("#2", "Floor", 13)
     model = model_from_bytes(data, "m", require_network=False)
     assert model.network is None
     assert model.unsupported is not None
     assert model.unsupported.node == "#2"
     assert model.output_shape == (1, 2)
     x = np.array([[1.0, -1.0, 0.5]])
-    np.testing.assert_allclose(model(x), np.log1p(np.exp(x @ WEIGHT + BIAS)), rtol=1e-5)
+    np.testing.assert_allclose(model(x), np.floor(x @ WEIGHT + BIAS))
 
 
 def test_other_domains_functions_and_subgraphs_are_refused_by_name() -> None:

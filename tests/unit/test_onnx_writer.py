@@ -10,7 +10,26 @@ import onnx
 import pytest
 
 from verifkit.errors import ModelError
-from verifkit.functions import Relu, ScalarFunction, Sigmoid, Tanh
+from verifkit.functions import (
+    Abs,
+    Clip,
+    Cos,
+    Elu,
+    Erf,
+    Exp,
+    LeakyRelu,
+    Log,
+    Power,
+    Reciprocal,
+    Relu,
+    ScalarFunction,
+    Sigmoid,
+    Sign,
+    Sin,
+    Softplus,
+    Sqrt,
+    Tanh,
+)
 from verifkit.io.onnx import model_from_bytes, model_from_network
 from verifkit.io.onnx_writer import write_onnx
 from verifkit.io.runtime import OnnxRunner
@@ -94,6 +113,58 @@ def test_maxima_products_and_activations(batch: Shape, factor: float) -> None:
     pick = Select(shape, groups[..., 0])
     nodes.append(Affine(shape=(*batch, 3), parents=(6, 4), maps=(Identity((*batch, 3)), pick), name="out"))
     agrees(Network(tuple(nodes)))
+
+
+NONE = np.array(np.inf)
+FUNCTIONS: tuple[ScalarFunction, ...] = (
+    Relu(), Sigmoid(), Tanh(), Abs(), Sign(), Exp(), Sin(), Cos(), Erf(), Softplus(), Elu(), Elu(0.5), Power(2),
+    Power(5), LeakyRelu(0.25), LeakyRelu(numbers(6)), LeakyRelu(numbers(1, 6)), Clip(np.array(-0.5), np.array(0.75)),
+    Clip(np.array(-0.5), NONE), Clip(-NONE, np.array(0.75)), Clip(-NONE, NONE), Clip(-np.abs(numbers(6)), NONE),
+    Clip(-np.abs(numbers(1, 6)), np.where(np.arange(6) < 3, np.inf, 0.5)), Clip(numbers(6) - 5, np.array(0.5)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("factor", [SINGLE, DOUBLE], ids=["float32", "float64"])
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.name)
+def test_every_function(function: ScalarFunction, factor: float) -> None:
+    shape = (1, 6)
+    nodes: list[Node] = [Input(shape=shape, name="x")]
+    nodes.append(Affine(shape=shape, parents=(0,), maps=(Dense(numbers(6, 6, factor=factor), (1,)),), name="a"))
+    nodes.append(Activation(shape=shape, parents=(1,), function=function, name="f"))
+    network = Network(tuple(nodes))
+    if isinstance(function, Erf) and factor != SINGLE:
+        with pytest.raises(ModelError, match=r"'erf' of node 'f' .* no Erf for doubles"):
+            write_onnx(network)
+        return
+    agrees(network)
+    again = model_from_bytes(write_onnx(network), "again").network
+    assert again is not None
+    x = numbers(3, *shape)
+    np.testing.assert_allclose(again.evaluate(x), network.evaluate(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("factor", [SINGLE, DOUBLE], ids=["float32", "float64"])
+@pytest.mark.parametrize("function", [Sqrt(), Log(), Reciprocal()], ids=lambda f: f.name)
+def test_functions_with_a_domain(function: ScalarFunction, factor: float) -> None:
+    """Behind exp, all inputs are inside it."""
+    shape = (1, 4)
+    nodes: list[Node] = [Input(shape=shape, name="x")]
+    nodes.append(Affine(shape=shape, parents=(0,), maps=(Scale(0.5 * factor * np.ones(shape)),), name="a"))
+    nodes.append(Activation(shape=shape, parents=(1,), function=Exp(), name="e"))
+    nodes.append(Activation(shape=shape, parents=(2,), function=function, name="f"))
+    agrees(Network(tuple(nodes)))
+
+
+def test_a_parameter_decides_about_the_precision_too() -> None:
+    for function, dtype in (
+        (Elu(0.1), np.float64),
+        (Elu(0.5), np.float32),
+        (LeakyRelu(0.1), np.float64),
+        (Clip(np.array(0.1), NONE), np.float64),
+        (Clip(np.array(0.5), NONE), np.float32),
+    ):
+        network = dense_network([numbers(2, 2), numbers(2, 2)], [numbers(2), numbers(2)], function)
+        assert model_from_network(network, "m").dtype is dtype
 
 
 @pytest.mark.parametrize("function", [Relu(), Sigmoid(), Tanh()])

@@ -11,12 +11,14 @@ import os
 import zlib
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
 from verifkit.errors import ModelError, UnsupportedOperator
 from verifkit.input_sets import Box
-from verifkit.io.compare import compare, probes, settle_batching
+from verifkit.io.compare import check_defined, compare, further_probes, probes, settle_batching
+from verifkit.io.onnx_dialects import check_bytes, check_external_files, external_files
 from verifkit.io.onnx_graph import OnnxGraph, read_graph
 from verifkit.io.onnx_ops import lower
 from verifkit.io.onnx_writer import write_onnx
@@ -37,7 +39,7 @@ def load_model(path: str | os.PathLike[str], *, require_network: bool = True, bo
     data = _read(file)
     name = file.name.removesuffix(".gz")
     model = _parse(data, name)
-    if _external(model):
+    if external_files(model):
         data = _with_external_data(model, file)
         model = _parse(data, name)
     return _model(model, data, name, require_network=require_network, box=box)
@@ -46,7 +48,7 @@ def load_model(path: str | os.PathLike[str], *, require_network: bool = True, bo
 def model_from_bytes(data: bytes, name: str, *, require_network: bool = True, box: Box | None = None) -> Model:
     """The model in ONNX bytes; `name` is what reports call it. Otherwise as `load_model`."""
     model = _parse(data, name)
-    missing = _external(model)
+    missing = external_files(model)
     if missing:
         raise ModelError(
             f"model '{name}' keeps its weights in another file ('{missing[0]}'): load it by its path, or save it "
@@ -86,6 +88,7 @@ def _read(file: Path) -> bytes:
 
 
 def _parse(data: bytes, name: str) -> onnx.ModelProto:
+    check_bytes(data, name)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -98,24 +101,11 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     return model
 
 
-def _external(model: onnx.ModelProto) -> list[str]:
-    """The files, by name, that the model's tensors are kept in."""
-    tensors = list(model.graph.initializer)
-    for node in model.graph.node:
-        tensors.extend(a.t for a in node.attribute if a.type == onnx.AttributeProto.TENSOR)
-    places = [t.external_data for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL]
-    return sorted({e.value for place in places for e in place if e.key == "location"})
-
-
 def _with_external_data(model: onnx.ModelProto, file: Path) -> bytes:
     """The model's bytes with the weights of its other files inside."""
     from onnx import checker, external_data_helper
 
-    for place in _external(model):
-        if not (file.parent / place).is_file():
-            raise ModelError(
-                f"model '{file.name}' keeps weights in '{place}', which is not beside it: copy that file there"
-            )
+    check_external_files(model, file)
     try:
         external_data_helper.load_external_data_for_model(model, str(file.parent))
     except (OSError, ValueError, checker.ValidationError) as error:
@@ -147,10 +137,15 @@ def _checked(
     box: Box | None,
 ) -> Model:
     """The model, once onnxruntime has run it on a dozen inputs and agrees with the network."""
-    runner = OnnxRunner(data, graph.input_name, graph.output_name, graph.input_shape, graph.dtype)
+    runner = OnnxRunner(data, [(p.name, p.shape) for p in graph.inputs], graph.outputs, graph.dtype)
+    output = "', '".join(graph.outputs)
     x = probes(graph.input_shape, graph.dtype, box, name)
     y = runner(x)
-    compare(network, x, y, name, graph.output_name)
+    if network is not None and not np.isfinite(y).all():
+        more = further_probes(graph.input_shape, graph.dtype, box)
+        x, y = np.concatenate([x, more]), np.concatenate([y, runner(more)])
+        check_defined(x, y, box, name, output)
+    compare(network, x, y, name, output)
     if graph.dynamic_batch:
         runner.batched = settle_batching(runner, x, y)
     return Model(

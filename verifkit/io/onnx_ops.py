@@ -7,258 +7,225 @@ its rule, and an input that a rule cannot take raise `UnsupportedOperator`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-import numpy as np
+import onnx
 
 from verifkit.errors import ModelError
-from verifkit.functions import Relu, ScalarFunction, Sigmoid, Tanh
-from verifkit.io import onnx_shapes as shapes
+from verifkit.functions import Abs, Cos, Erf, Exp, Log, Reciprocal, Relu, Sigmoid, Sign, Sin, Softplus, Sqrt, Tanh
+from verifkit.io import onnx_arithmetic as arithmetic
+from verifkit.io import onnx_fold as constants
+from verifkit.io import onnx_functions as functions
+from verifkit.io import onnx_moves as moves
+from verifkit.io import onnx_normalisation as normalisation
+from verifkit.io import onnx_products as products
+from verifkit.io import onnx_reductions as reductions
+from verifkit.io import onnx_resize as resize
 from verifkit.io import onnx_windows as windows
-from verifkit.io.onnx_builder import Builder, Ref, Value, expansion
+from verifkit.io.onnx_arguments import Args
+from verifkit.io.onnx_builder import Builder, Ref, Value
+from verifkit.io.onnx_fold import FOLDABLE, fold
+from verifkit.io.onnx_functions import activation
 from verifkit.io.onnx_graph import OnnxGraph, OnnxNode
-from verifkit.io.onnx_shapes import FOLDABLE, Args, fold, reference
-from verifkit.maps import Identity, LinearMap, Shape
+from verifkit.io.onnx_pad import pad
+from verifkit.io.onnx_refused import reason_against
 from verifkit.network import Network
-from verifkit.weighted_maps import Dense, Scale
+
+MANY = 1_000_000
+"""For operators with any number of inputs."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How one operator is lowered, and the attributes that it understands."""
+    """How one operator is lowered, the attributes that it understands, and the least and most inputs it takes.
 
-    lower: Callable[[Builder, OnnxNode, Args], Value]
+    `lower` gives the value of the first output, or a list with one value for each.
+    """
+
+    lower: Callable[[Builder, OnnxNode, Args], Value | list[Value]]
     attributes: tuple[str, ...] = ()
     inputs: tuple[int, int] = (1, 1)
+    many_outputs: bool = False
 
 
 def lower(graph: OnnxGraph, name: str) -> Network:
-    """The graph as a network. Raises `UnsupportedOperator`, or `ModelError` if its output is a constant."""
+    """The graph as a network. Raises `UnsupportedOperator`, or `ModelError` if its outputs are constants."""
     b = Builder(graph)
     for node in graph.nodes:
         b.node = node
         args = [b.value(tensor) for tensor in node.inputs]
+        before = len(b.nodes)
         for tensor, value in zip(node.outputs, _lower_node(b, node, args), strict=False):
             if tensor:
                 b.values[tensor] = value
-    output = b.value(graph.output_name)
-    if not isinstance(output, Ref):
-        raise ModelError(f"the output '{graph.output_name}' of model '{name}' does not depend on its input")
-    return b.network(graph.output_name)
+                b.call_it(value, tensor, before)
+    outputs = [b.value(tensor) for tensor in graph.outputs]
+    if not any(isinstance(value, Ref) for value in outputs):
+        names = "', '".join(graph.outputs)
+        raise ModelError(f"the output '{names}' of model '{name}' does not depend on its input: export it again")
+    return b.network(graph.outputs)
 
 
 def _lower_node(b: Builder, node: OnnxNode, args: Args) -> list[Value]:
-    constant = bool(args) and not any(isinstance(a, Ref) for a in args)
-    attributes = node.attributes  # refuses subgraphs
-    if constant and node.operator in FOLDABLE:
+    given = node.attributes  # refuses subgraphs
+    standard = node.proto.domain in ("", "ai.onnx")
+    if standard and args and not any(isinstance(a, Ref) for a in args) and node.operator in FOLDABLE:
         return list(fold(node, args))
     rule = RULES.get(node.operator)
     if rule is None:
-        if node.proto.domain not in ("", "ai.onnx"):
-            raise node.refuse("neither operators of other domains nor the model's own functions are lowered")
-        raise node.refuse("there is no rule for this operator")
-    unknown = [a for a in attributes if a not in rule.attributes]
+        raise node.refuse(reason_against(node))
+    unknown = [a for a in given if a not in rule.attributes]
     if unknown:
         raise node.refuse(f"its attribute '{unknown[0]}' is not known")
+    _check_attributes(node)
     least, most = rule.inputs
     if not least <= len(args) <= most or any(a is None for a in args[:least]):
-        raise node.refuse(f"it has {len(args)} inputs, not {least}" + (f" to {most}" if most > least else ""))
-    for extra in node.outputs[1:]:
-        if extra and b.graph.consumers.get(extra, 0):
-            raise node.refuse(f"its output '{extra}' is used, and only the first is lowered")
-    return [rule.lower(b, node, args)]
+        counts = f"{least} or more" if most == MANY else f"{least}" + (f" to {most}" if most > least else "")
+        raise node.refuse(f"it has {len(args)} inputs, not {counts}")
+    if not rule.many_outputs:
+        for extra in node.outputs[1:]:
+            if extra and b.graph.consumers.get(extra, 0):
+                raise node.refuse(f"its output '{extra}' is used, and only the first is lowered")
+    result = rule.lower(b, node, args)
+    return result if isinstance(result, list) else [result]
 
 
-def _common_shape(node: OnnxNode, args: Args) -> Shape:
-    given = [a.shape for a in args if a is not None]
+@cache
+def _schema(operator: str, opset: int) -> Mapping[str, tuple[Any, bool]] | None:
+    """The attributes of an operator, their types and whether they must be there; None if the opset has none such."""
     try:
-        return np.broadcast_shapes(*given)
-    except ValueError:
-        listed = " and ".join(str(list(s)) for s in given)
-        raise node.refuse(f"its inputs of shapes {listed} do not broadcast together") from None
+        schema = onnx.defs.get_schema(operator, opset, "")
+    except onnx.defs.SchemaError:
+        return None
+    if schema.deprecated:
+        return None
+    known: Mapping[str, Any] = schema.attributes
+    return {name: (int(a.type.value), bool(a.required)) for name, a in known.items()}
 
 
-def _add(b: Builder, node: OnnxNode, args: Args) -> Value:
-    out, (x, y) = _common_shape(node, args), args
-    if isinstance(x, Ref) and isinstance(y, Ref):
-        return b.affine([(x, expansion(x.shape, out)), (y, expansion(y.shape, out))])
-    if isinstance(y, Ref):
-        return _plus_constant(b, y, node.inputs[1], b.weights(_array(x)), out)
-    return _plus_constant(b, reference(node, x), node.inputs[0], b.weights(_array(y)), out)
-
-
-def _sub(b: Builder, node: OnnxNode, args: Args) -> Value:
-    out, (x, y) = _common_shape(node, args), args
-    if not isinstance(y, Ref):
-        return _plus_constant(b, reference(node, x), node.inputs[0], -b.weights(_array(y)), out)
-    wide = b.expand(y, out, "expand")
-    minus = (wide, Scale(np.full(out, -1.0)))
-    if isinstance(x, Ref):
-        return b.affine([(x, expansion(x.shape, out)), minus])
-    return b.affine([minus], b.weights(_array(x)))
-
-
-def _plus_constant(b: Builder, x: Ref, source: str, bias: np.ndarray, out: Shape) -> Value:
-    if x.shape == out:
-        return b.add_bias(x, bias, source)
-    return b.affine([(x, expansion(x.shape, out))], bias)
-
-
-def _mul(b: Builder, node: OnnxNode, args: Args) -> Value:
-    out, (x, y) = _common_shape(node, args), args
-    if isinstance(x, Ref) and isinstance(y, Ref):
-        return b.product(b.expand(x, out, "expand0"), b.expand(y, out, "expand1"))
-    ref, factor = (x, y) if isinstance(x, Ref) else (y, x)
-    return b.scale(b.expand(reference(node, ref), out, "expand"), b.weights(_array(factor)))
-
-
-def _div(b: Builder, node: OnnxNode, args: Args) -> Value:
-    out, (x, y) = _common_shape(node, args), args
-    if isinstance(y, Ref):
-        raise node.refuse("it divides by a value that depends on the network's input")
-    divisor = b.weights(_array(y))
-    if not divisor.all():
-        raise node.refuse("it divides by a constant that is zero")
-    return b.scale(b.expand(reference(node, x), out, "expand"), divisor, divide=True)
-
-
-def _array(value: Value | None) -> np.ndarray:
-    assert isinstance(value, np.ndarray)
-    return value
-
-
-def _matmul(b: Builder, node: OnnxNode, args: Args) -> Value:
-    x, y = args
-    if isinstance(x, Ref) and isinstance(y, Ref):
-        raise node.refuse("both factors depend on the network's input")
-    if isinstance(x, Ref):
-        matrix = _factor(b, node, y, x.shape[-1:], 0)
-        weight = np.ascontiguousarray(matrix.reshape(matrix.shape[0], -1).T)
-        vector = matrix.ndim == 1
-        result = b.affine([(x, Dense(weight, x.shape[:-1]))], step="column" if vector else "")
-        return b.reshape(result, x.shape[:-1]) if vector else result
-    right = reference(node, y)
-    matrix = _factor(b, node, x, right.shape[-2:-1] or right.shape, -1)
-    weight, vector = matrix.reshape(-1, matrix.shape[-1]), matrix.ndim == 1
-    column = right if len(right.shape) == 1 else b.transpose(right, _swap(right.shape), "transposed")
-    many = len(right.shape) > 1
-    result = b.affine([(column, Dense(weight, column.shape[:-1]))], step="product" if many or vector else "")
-    if vector:
-        return b.reshape(result, result.shape[:-1])
-    return b.transpose(result, _swap(result.shape)) if many else result
-
-
-def _factor(b: Builder, node: OnnxNode, value: Value | None, inner: Shape, axis: int) -> np.ndarray:
-    """A constant factor of a `MatMul` as float64: a vector or matrix whose `axis` is as long as `inner`."""
-    matrix = b.weights(_array(value))
-    if matrix.ndim not in (1, 2):
-        raise node.refuse(f"its constant factor has shape {list(matrix.shape)}: only vectors and matrices are lowered")
-    if not inner or matrix.shape[axis] != inner[0]:
-        raise node.refuse(f"a constant factor of shape {list(matrix.shape)} does not fit its other input")
-    return matrix
-
-
-def _swap(shape: Shape) -> list[int]:
-    """The axes with the last two exchanged."""
-    order = list(range(len(shape)))
-    order[-2:] = order[-1], order[-2]
-    return order
-
-
-def _gemm(b: Builder, node: OnnxNode, args: Args) -> Value:
-    """alpha A' B' + beta C, where A' and B' are A and B, transposed if transA and transB say so."""
-    attributes, (left, right) = node.attributes, args[:2]
-    alpha, beta = float(attributes.get("alpha", 1.0)), float(attributes.get("beta", 1.0))
-    trans_a, trans_b = bool(attributes.get("transA", 0)), bool(attributes.get("transB", 0))
-    c = args[2] if len(args) > 2 and beta != 0.0 else None
-    if any(len(f.shape) != 2 for f in (left, right) if f is not None):
-        raise node.refuse("its first two inputs must be matrices")
-    product = _gemm_product(b, node, left, right, (trans_a, trans_b), plain=alpha == 1.0)
-    x, linear = product
-    out = linear.out_shape
-    if alpha != 1.0:
-        x = b.affine([product], step="product")
-        linear = Scale(np.full(out, alpha))
-    if c is None:
-        return b.affine([(x, linear)])
-    if _common_shape(node, (Ref(0, out), c)) != out:
-        raise node.refuse(f"C of shape {list(c.shape)} does not broadcast to {list(out)}")
-    if isinstance(c, np.ndarray):
-        bias = b.weights(c)
-        if c.dtype == np.float64 and math.frexp(beta)[0] not in (0.5, -0.5):
-            raise node.refuse("beta times C cannot be represented exactly")
-        return b.affine([(x, linear)], bias * beta)  # float32 times float32: exact in float64
-    if beta == 1.0:
-        return b.affine([(x, linear), (c, expansion(c.shape, out))])
-    return b.affine([(x, linear), (b.expand(c, out, "expand"), Scale(np.full(out, beta)))])
-
-
-def _gemm_product(
-    b: Builder, node: OnnxNode, left: Value | None, right: Value | None, transposed: tuple[bool, bool], *, plain: bool
-) -> tuple[Ref, LinearMap]:
-    """A' B' as one linear map of one node, so that alpha, beta and C can still join it."""
-    trans_a, trans_b = transposed
-    if isinstance(left, Ref) and isinstance(right, Ref):
-        raise node.refuse("both factors depend on the network's input")
-    if isinstance(left, Ref):
-        rows = b.transpose(left, (1, 0), "transposed") if trans_a else left
-        matrix = b.weights(_array(right))
-        weight = matrix if trans_b else np.ascontiguousarray(matrix.T)
-        _check_inner(node, weight.shape[1], rows.shape[1])
-        return rows, Dense(weight, rows.shape[:1])
-    # A constant on the left: (A' B')^T = B'^T A'^T puts the input on the left, and the result is transposed back.
-    given = reference(node, right, "first two inputs")
-    rows = given if trans_b else b.transpose(given, (1, 0), "transposed")
-    matrix = b.weights(_array(left))
-    weight = np.ascontiguousarray(matrix.T) if trans_a else matrix
-    _check_inner(node, weight.shape[1], rows.shape[1])
-    product = b.affine([(rows, Dense(weight, rows.shape[:1]))], step="product_transposed")
-    back = b.transpose(product, (1, 0), "product_transposed_back")
-    return back, Identity(back.shape)
-
-
-def _check_inner(node: OnnxNode, left: int, right: int) -> None:
-    if left != right:
-        raise node.refuse(f"its factors do not fit: {left} against {right} entries are summed")
-
-
-def _activation(function: ScalarFunction) -> Callable[[Builder, OnnxNode, Args], Value]:
-    def rule(b: Builder, node: OnnxNode, args: Args) -> Value:
-        return b.activation(reference(node, args[0]), function)
-
-    return rule
+def _check_attributes(node: OnnxNode) -> None:
+    """Refuses attributes that the opset does not define, of another type, or missing ones."""
+    schema = _schema(node.proto.op_type, node.opset)
+    if schema is None:
+        raise node.refuse("its opset has no such operator: export the model for a newer opset, or an older one")
+    for attribute in node.proto.attribute:
+        if attribute.name not in schema:
+            raise node.refuse(f"its attribute '{attribute.name}' is not known in this opset")
+        if attribute.type != schema[attribute.name][0]:
+            raise node.refuse(f"its attribute '{attribute.name}' is of the wrong type")
+    given = {a.name for a in node.proto.attribute}
+    for name, (_, required) in schema.items():
+        if required and name not in given:
+            raise node.refuse(f"its attribute '{name}' is missing")
 
 
 _WINDOW = ("kernel_shape", "strides", "pads", "auto_pad", "dilations")
+_REDUCTION = ("axes", "keepdims", "noop_with_empty_axes")
+_RESIZE = (
+    "mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "exclude_outside",
+    "extrapolation_value", "antialias", "axes", "keep_aspect_ratio_policy",
+)  # fmt: skip
+_CONSTANT = ("value", "value_float", "value_floats", "value_int", "value_ints", "value_string", "value_strings",
+             "sparse_value")  # fmt: skip
+_LAYER = ("axis", "epsilon", "stash_type")
+
+
+def _reduction(lower: Callable[[Builder, OnnxNode, Args], Value]) -> Rule:
+    return Rule(lower, _REDUCTION, (1, 2))
+
 
 RULES: dict[str, Rule] = {
-    "Add": Rule(_add, inputs=(2, 2)),
+    "Abs": Rule(activation(Abs())),
+    "Add": Rule(arithmetic.add, inputs=(2, 2)),
     "AveragePool": Rule(windows.average_pool, (*_WINDOW, "ceil_mode", "count_include_pad")),
-    "Constant": Rule(
-        shapes.constant,
-        ("value", "value_float", "value_floats", "value_int", "value_ints", "value_string", "value_strings",
-         "sparse_value"),
-        inputs=(0, 0),
-    ),
-    "Conv": Rule(windows.conv, (*_WINDOW, "group"), inputs=(2, 3)),
-    "Div": Rule(_div, inputs=(2, 2)),
-    "Dropout": Rule(shapes.dropout, ("ratio", "seed"), inputs=(1, 3)),
-    "Flatten": Rule(shapes.flatten, ("axis",)),
-    "Gemm": Rule(_gemm, ("alpha", "beta", "transA", "transB"), inputs=(2, 3)),
-    "Identity": Rule(shapes.identity),
-    "MatMul": Rule(_matmul, inputs=(2, 2)),
+    "BatchNormalization": Rule(normalisation.batch_normalisation,
+                               ("epsilon", "momentum", "spatial", "training_mode"), (5, 5)),
+    "Cast": Rule(constants.cast, ("to", "saturate", "round_mode")),
+    "CastLike": Rule(constants.cast_like, ("saturate", "round_mode"), (2, 2)),
+    "Celu": Rule(functions.celu, ("alpha",)),
+    "Clip": Rule(arithmetic.clip, ("min", "max"), (1, 3)),
+    "Concat": Rule(moves.concat, ("axis",), (1, MANY)),
+    "Constant": Rule(constants.constant_node, _CONSTANT, (0, 0)),
+    "Conv": Rule(windows.conv, (*_WINDOW, "group"), (2, 3)),
+    "ConvTranspose": Rule(windows.conv_transpose, (*_WINDOW, "group", "output_padding", "output_shape"), (2, 3)),
+    "Cos": Rule(activation(Cos())),
+    "CumSum": Rule(arithmetic.cum_sum, ("exclusive", "reverse"), (2, 2)),
+    "DepthToSpace": Rule(moves.depth_to_space, ("blocksize", "mode")),
+    "Div": Rule(arithmetic.div, inputs=(2, 2)),
+    "Dropout": Rule(constants.dropout, ("ratio", "seed"), (1, 3)),
+    "Elu": Rule(functions.elu, ("alpha",)),
+    "Erf": Rule(activation(Erf())),
+    "Exp": Rule(activation(Exp())),
+    "Expand": Rule(moves.expand, inputs=(2, 2)),
+    "Flatten": Rule(moves.flatten, ("axis",)),
+    "Gather": Rule(moves.gather, ("axis",), (2, 2)),
+    "GatherElements": Rule(moves.gather_elements, ("axis",), (2, 2)),
+    "GatherND": Rule(moves.gather_nd, ("batch_dims",), (2, 2)),
+    "Gelu": Rule(functions.gelu, ("approximate",)),
+    "Gemm": Rule(products.gemm, ("alpha", "beta", "transA", "transB"), (2, 3)),
+    "GlobalAveragePool": Rule(reductions.global_average_pool),
+    "GlobalMaxPool": Rule(reductions.global_max_pool),
+    "GroupNormalization": Rule(normalisation.group_normalisation, ("epsilon", "num_groups", "stash_type"), (3, 3)),
+    "HardSigmoid": Rule(functions.hard_sigmoid, ("alpha", "beta")),
+    "HardSwish": Rule(functions.hard_swish),
+    "Identity": Rule(constants.identity),
+    "InstanceNormalization": Rule(normalisation.instance_normalisation, ("epsilon",), (3, 3)),
+    "LayerNormalization": Rule(normalisation.layer_normalisation, _LAYER, (2, 3)),
+    "LeakyRelu": Rule(functions.leaky_relu, ("alpha",)),
+    "Log": Rule(activation(Log())),
+    "LogSoftmax": Rule(reductions.log_softmax, ("axis",)),
+    "MatMul": Rule(products.matmul, inputs=(2, 2)),
+    "Max": Rule(arithmetic.max_of, inputs=(1, MANY)),
     "MaxPool": Rule(windows.max_pool, (*_WINDOW, "ceil_mode", "storage_order")),
-    "Mul": Rule(_mul, inputs=(2, 2)),
-    "Pad": Rule(shapes.pad, ("mode", "pads", "value"), inputs=(1, 4)),
-    "Relu": Rule(_activation(Relu())),
-    "Reshape": Rule(shapes.reshape, ("allowzero",), inputs=(2, 2)),
-    "Shape": Rule(shapes.shape_of, ("start", "end")),
-    "Sigmoid": Rule(_activation(Sigmoid())),
-    "Size": Rule(shapes.size_of),
-    "Sub": Rule(_sub, inputs=(2, 2)),
-    "Tanh": Rule(_activation(Tanh())),
-    "Transpose": Rule(shapes.transpose, ("perm",)),
+    "Mean": Rule(arithmetic.mean_of, inputs=(1, MANY)),
+    "Min": Rule(arithmetic.min_of, inputs=(1, MANY)),
+    "Mish": Rule(functions.mish),
+    "Mul": Rule(arithmetic.mul, inputs=(2, 2)),
+    "Neg": Rule(functions.neg),
+    "PRelu": Rule(functions.prelu, inputs=(2, 2)),
+    "Pad": Rule(pad, ("mode", "pads", "value"), (1, 4)),
+    "Pow": Rule(functions.power, inputs=(2, 2)),
+    "RMSNormalization": Rule(normalisation.rms_normalisation, _LAYER, (2, 2)),
+    "Reciprocal": Rule(activation(Reciprocal())),
+    "ReduceL1": _reduction(reductions.L1),
+    "ReduceL2": _reduction(reductions.L2),
+    "ReduceLogSum": _reduction(reductions.LOG_SUM),
+    "ReduceLogSumExp": _reduction(reductions.LOG_SUM_EXP),
+    "ReduceMax": _reduction(reductions.reduce_max),
+    "ReduceMean": _reduction(reductions.reduce_sum(mean=True)),
+    "ReduceMin": _reduction(reductions.reduce_min),
+    "ReduceSum": _reduction(reductions.reduce_sum()),
+    "ReduceSumSquare": _reduction(reductions.SUM_SQUARE),
+    "Relu": Rule(activation(Relu())),
+    "Reshape": Rule(moves.reshape, ("allowzero",), (2, 2)),
+    "Resize": Rule(resize.resize, _RESIZE, (1, 4)),
+    "Selu": Rule(functions.selu, ("alpha", "gamma")),
+    "Shape": Rule(constants.shape_of, ("start", "end")),
+    "Sigmoid": Rule(activation(Sigmoid())),
+    "Sign": Rule(activation(Sign())),
+    "Sin": Rule(activation(Sin())),
+    "Size": Rule(constants.size_of),
+    "Slice": Rule(moves.slice_, ("starts", "ends", "axes"), (1, 5)),
+    "Softmax": Rule(reductions.softmax, ("axis",)),
+    "Softplus": Rule(activation(Softplus())),
+    "Softsign": Rule(functions.softsign),
+    "SpaceToDepth": Rule(moves.space_to_depth, ("blocksize", "mode")),
+    "Split": Rule(moves.split, ("axis", "split", "num_outputs"), (1, 2), many_outputs=True),
+    "Sqrt": Rule(activation(Sqrt())),
+    "Squeeze": Rule(moves.squeeze, ("axes",), (1, 2)),
+    "Sub": Rule(arithmetic.sub, inputs=(2, 2)),
+    "Sum": Rule(arithmetic.sum_of, inputs=(1, MANY)),
+    "Swish": Rule(functions.swish, ("alpha",)),
+    "Tanh": Rule(activation(Tanh())),
+    "ThresholdedRelu": Rule(functions.thresholded_relu, ("alpha",)),
+    "Tile": Rule(moves.tile, inputs=(2, 2)),
+    "Transpose": Rule(moves.transpose, ("perm",)),
+    "Trilu": Rule(moves.trilu, ("upper",), (1, 2)),
+    "Unsqueeze": Rule(moves.unsqueeze, ("axes",), (1, 2)),
+    "Upsample": Rule(resize.upsample, ("mode", "scales"), (1, 2)),
+    "Where": Rule(moves.where, inputs=(3, 3)),
 }  # fmt: skip
 """Every operator that is lowered; what its rule accepts is stated there."""
