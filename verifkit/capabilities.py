@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from verifkit.functions import ScalarFunction
 from verifkit.input_sets import Norm
+from verifkit.model import Model
+from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Input, Node
 from verifkit.query import Query
 
@@ -45,6 +47,18 @@ class Paper:
         return f"{first}{others}, {self.venue} {self.year}"
 
 
+@dataclass(frozen=True)
+class Obstacle:
+    """A node that a verifier has no rule for. node: the ONNX nodes it came from, else its own name. what: "activation
+    sigmoid", or the node's kind."""
+
+    node: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.what} (node '{self.node}') is not supported"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
     """kinds: what the method is for each norm of the input set ("inf" covers boxes); a norm left out is unsupported.
@@ -69,7 +83,7 @@ class Capabilities:
 
     def missing_modules(self) -> list[str]:
         """The optional packages that are not installed; nothing is imported to find out."""
-        return [name for name in self.modules if importlib.util.find_spec(name) is None]
+        return [name for name in self.modules if not _installed(name)]
 
     def refusal(self, query: Query) -> str | None:
         """Why this query cannot be taken, naming the node that stops it; None if it can. Does no work."""
@@ -79,17 +93,25 @@ class Capabilities:
             return "constraints that mix inputs and outputs are not supported"
         if self.robustness_only and robust_label(query) is None:
             return "only robustness of a label can be asked (some other class scores at least as high)"
+        return self.model_refusal(query.model)
+
+    def model_refusal(self, model: Model) -> str | None:
+        """Why no question about this model can be taken, whatever it asks; None if some can. Does no work."""
         if not self.needs_network:
             return None
-        network = query.model.network
-        if network is None:
-            return str(query.model.unsupported or f"model '{query.model.name}' is a black box without a graph")
+        if model.network is None:
+            return str(model.unsupported or f"model '{model.name}' is a black box without a graph")
+        obstacle = next(self.obstacles(model.network), None)
+        return None if obstacle is None else str(obstacle)
+
+    def obstacles(self, network: Network) -> Iterator[Obstacle]:
+        """Every node of the network without a rule, in order; none for a method that only calls the model."""
+        if not self.needs_network:
+            return
         for node in network.nodes:
-            stop = self._refused_node(node)
-            if stop is not None:
-                where = ", ".join(node.origin) or node.name
-                return f"{stop} (node '{where}') is not supported"
-        return None
+            what = self._refused_node(node)
+            if what is not None:
+                yield Obstacle(", ".join(node.origin) or node.name, what)
 
     def _refused_node(self, node: Node) -> str | None:
         assert self.operators is not None
@@ -98,6 +120,13 @@ class Capabilities:
         if isinstance(node, Activation):
             return None if type(node.function) in self.activations else f"activation {node.function.name}"
         return None if type(node) in self.operators else type(node).__name__
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that a submodule would be in
+        return False
 
 
 def robust_label(query: Query) -> int | None:
