@@ -23,8 +23,8 @@ TEST_SHARE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
-class Digits:
-    """x: (1797, 64) float32 in [0, 1]; y: (1797,) labels; train, test: sorted indices into both."""
+class Data:
+    """x: (n, n_inputs) float32 in [0, 1]; y: (n,) labels from 0; train, test: sorted indices into both."""
 
     x: np.ndarray
     y: np.ndarray
@@ -32,8 +32,8 @@ class Digits:
     test: np.ndarray
 
 
-def digits() -> Digits:
-    """The data with its stratified split: of each class a fifth, drawn with `SPLIT_SEED`, is for the test."""
+def digits() -> Data:
+    """The 1797 images with their stratified split: of each class a fifth, drawn with `SPLIT_SEED`, is for the test."""
     data = load_digits()
     x = (data.data / 16).astype(np.float32)
     y = data.target.astype(np.int64)
@@ -43,10 +43,10 @@ def digits() -> Digits:
         members = rng.permutation(np.flatnonzero(y == label))
         parts.append(members[: round(TEST_SHARE * len(members))])
     test = np.sort(np.concatenate(parts))
-    return Digits(x, y, np.setdiff1d(np.arange(len(y)), test), test)
+    return Data(x, y, np.setdiff1d(np.arange(len(y)), test), test)
 
 
-def samples(data: Digits) -> dict[str, np.ndarray]:
+def samples(data: Data) -> dict[str, np.ndarray]:
     """The first image of each class in the test split, whatever the networks make of it.
 
     x: (10, 64) float32; y: (10,) labels 0..9; index: (10,) places in the original data.

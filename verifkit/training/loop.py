@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from verifkit.errors import OptionError
-from verifkit.training.dense import DenseWeights, Layers, initial_layers, to_numpy
+from verifkit.training.architecture import Architecture, Classifier
 from verifkit.training.standard import cross_entropy
 
-Objective = Callable[[Layers, torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
-"""(layers, inputs (B, n_in), labels (B,), generator) -> the scalar loss to minimise; may draw from the generator."""
+Objective = Callable[[Classifier, torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
+"""(classifier, inputs (B, *input_shape), labels (B,), generator) -> the scalar loss; may draw from the generator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,43 +41,44 @@ class Schedule:
 
 
 def train(
+    architecture: Architecture,
     x: np.ndarray,
     y: np.ndarray,
-    hidden: Sequence[int],
     *,
-    n_classes: int,
     seed: int,
     objective: Objective = cross_entropy,
     schedule: Schedule | None = None,
-) -> DenseWeights:
-    """Train a dense ReLU classifier n_in, hidden..., n_classes.
+) -> Classifier:
+    """Train a classifier of this architecture from scratch; it comes back detached from its gradients.
 
-    x: (n, n_in), used as float32; y: (n,) integers in 0..n_classes-1. The same arguments give the same weights on the
-    same machine with the same number of torch threads (another one may add in another order). Raises `OptionError`.
+    x: (n, *input_shape), used as float32; y: (n,) integers in 0..n_classes-1. The same arguments give the same
+    parameters on the same machine with the same number of torch threads (another one may add in another order). Raises
+    `OptionError`.
     """
-    if x.ndim != 2 or y.shape != x.shape[:1] or not len(x):
-        raise OptionError(f"training takes inputs (n, n_in) and labels (n,), not {x.shape} and {y.shape}")
-    if y.min() < 0 or y.max() >= n_classes:
-        raise OptionError(f"labels lie in {y.min()}..{y.max()}, outside 0..{n_classes - 1}")
-    schedule = schedule or Schedule()
+    if x.shape[1:] != architecture.input_shape or y.shape != x.shape[:1] or not len(x):
+        wanted = ", ".join(map(str, ("n", *architecture.input_shape)))
+        raise OptionError(f"training takes inputs ({wanted}) and labels (n,), not {x.shape} and {y.shape}")
+    if y.min() < 0 or y.max() >= architecture.n_classes:
+        raise OptionError(f"labels lie in {y.min()}..{y.max()}, outside 0..{architecture.n_classes - 1}")
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.tensor(x, dtype=torch.float32)
     labels = torch.tensor(y, dtype=torch.int64)
-    layers = initial_layers([x.shape[1], *hidden, n_classes], generator)
-    _fit(layers, inputs, labels, objective, schedule, generator)
-    return to_numpy(layers)
+    classifier = architecture.initial(generator)
+    _fit(classifier, inputs, labels, objective, schedule or Schedule(), generator)
+    return classifier.detached()
 
 
 def _fit(
-    layers: Layers,
+    classifier: Classifier,
     x: torch.Tensor,
     y: torch.Tensor,
     objective: Objective,
     schedule: Schedule,
     generator: torch.Generator,
 ) -> None:
-    """Minimise the objective over the layers, in place."""
-    weights, biases = [w for w, _ in layers], [b for _, b in layers]
+    """Minimise the objective over the classifier's parameters, in place."""
+    weights = [p for p in classifier.parameters if p.ndim > 1]
+    biases = [p for p in classifier.parameters if p.ndim == 1]
     optimizer = torch.optim.AdamW(
         [{"params": weights}, {"params": biases, "weight_decay": 0.0}],
         lr=schedule.learning_rate,
@@ -90,6 +91,6 @@ def _fit(
             for group in optimizer.param_groups:
                 group["lr"] = schedule.learning_rate * (1 + math.cos(math.pi * done / steps)) / 2
             optimizer.zero_grad()
-            objective(layers, x[chosen], y[chosen], generator).backward()
+            objective(classifier, x[chosen], y[chosen], generator).backward()
             optimizer.step()
             done += 1

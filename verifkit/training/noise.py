@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from verifkit.errors import OptionError
-from verifkit.training.dense import Layers, forward
+from verifkit.training.architecture import Classifier
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class GaussianNoise:
         if not (self.sigma > 0 and math.isfinite(self.sigma)):
             raise OptionError(f"the noise's sigma must be a positive number, not {self.sigma}")
 
-    def __call__(self, layers: Layers, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def __call__(
+        self, classifier: Classifier, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        return torch.nn.functional.cross_entropy(forward(layers, x + self.sigma * noise), y)
+        return torch.nn.functional.cross_entropy(classifier(x + self.sigma * noise), y)
