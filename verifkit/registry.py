@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
+from verifkit.capabilities import Capabilities, Kind
 from verifkit.errors import OptionError, UnknownVerifier, VerifkitError
 from verifkit.query import Query
 
@@ -95,12 +96,19 @@ def _read(name: str, key: str, value: Any, default: Any) -> Any:
 
 def able(query: Query) -> list[str]:
     """The names of the installed verifiers that can take `query`, sorted."""
-    found = []
+    return [name for name, _ in _able(query)]
+
+
+def falsifiers(query: Query) -> list[str]:
+    """The names of those among them that look for violations only."""
+    return [name for name, capabilities in _able(query) if capabilities.kinds[query.norm] is Kind.FALSIFIER]
+
+
+def _able(query: Query) -> Iterator[tuple[str, Capabilities]]:
     for name in names():
         try:
             capabilities = verifier_class(name).capabilities
         except VerifkitError:  # one broken plug-in takes nothing from the others
             continue
         if not capabilities.missing_modules() and capabilities.refusal(query) is None:
-            found.append(name)
-    return found
+            yield name, capabilities

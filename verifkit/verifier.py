@@ -13,12 +13,12 @@ import numpy as np
 from verifkit.budget import Budget, BudgetExhausted, Clock
 from verifkit.capabilities import Capabilities, Kind
 from verifkit.confirm import confirm
-from verifkit.errors import MissingPackage
+from verifkit.errors import MissingPackage, OptionError
 from verifkit.evidence import Cases
 from verifkit.input_sets import rational
 from verifkit.query import Query, QueryFamily
-from verifkit.radius import Radius, bisect
-from verifkit.registry import able
+from verifkit.radius import TOLERANCE, Radius, RadiusEnd, RadiusSearch, bisect, merge
+from verifkit.registry import able, create, falsifiers
 from verifkit.result import Arithmetic, Guarantee, Outcome, Reason, Result, Semantics, Verdict
 
 
@@ -62,25 +62,44 @@ class Verifier(ABC):
         return self._result(query, _combine(parts), clock, seed)
 
     @final
-    def radius(self, family: QueryFamily, *, budget: Budget = Budget(), seed: int = 0) -> Radius:  # noqa: B008
-        """Brackets the largest radius at which the family's query holds."""
+    def radius(
+        self,
+        family: QueryFamily,
+        *,
+        budget: Budget = Budget(),  # noqa: B008 (frozen)
+        seed: int = 0,
+        tolerance: float = TOLERANCE,
+        attack: bool = True,
+    ) -> Radius:
+        """Brackets the largest radius at which the family's query holds.
+
+        tolerance: how wide the bracket may stay, relative to its upper end. attack: first let the installed falsifiers
+        look for the upper end, in at most a quarter of the time each; it names the one that found it. Not done for a
+        method that is a falsifier itself, nor for one about another subject. Raises `OptionError`, `MissingPackage`.
+        """
+        if not 0 < tolerance < 1:
+            raise OptionError(f"the radius's tolerance must lie strictly between 0 and 1, not {tolerance}")
         self._require_modules()
         clock = Clock(budget)
         if self.capabilities.refusal(family.at(0)) is not None:
             refused = self.verify(family.at(0), seed=seed)
             return Radius(family.norm, None, None, ((0.0, refused.reason or Reason.UNSUPPORTED),))
-        return self._radius(family, clock, seed)
+        proving = self.capabilities.kinds[family.norm] in (Kind.COMPLETE, Kind.INCOMPLETE)
+        falsified = _attacked(family, clock, seed) if attack and proving else None
+        with np.errstate(all="ignore"):  # as in `_checked`
+            return self._radius(RadiusSearch(family, clock, seed, tolerance, falsified))
 
-    def _radius(self, family: QueryFamily, clock: Clock, seed: int) -> Radius:
+    def _radius(self, search: RadiusSearch) -> Radius:
         """Bisection on `verify`; a method with a closed form overrides it and concludes through `_result`."""
 
         def ask(radius: float) -> Result | None:
-            if clock.remaining <= 0:
+            if search.clock.remaining <= 0:
                 return None
-            return self.verify(family.at(rational(radius)), budget=clock.share(), seed=seed)
+            # Half of what is left: a radius that takes all the time must not keep the others from being asked.
+            return self.verify(search.family.at(rational(radius)), budget=search.clock.share(0.5), seed=search.seed)
 
-        falsifying = self.capabilities.kinds[family.norm] is Kind.FALSIFIER
-        return bisect(family, ask, tolerance=2.0**-10, falsifying=falsifying)
+        falsifying = self.capabilities.kinds[search.family.norm] is Kind.FALSIFIER
+        return bisect(search, ask, falsifying=falsifying)
 
     @final
     def describe(self) -> str:
@@ -165,6 +184,16 @@ class Verifier(ABC):
             cpu_seconds=clock.cpu,
             statistics=outcome.statistics,
         )
+
+
+def _attacked(family: QueryFamily, clock: Clock, seed: int) -> RadiusEnd | None:
+    """The smallest radius that an installed falsifier finds violated."""
+    found = []
+    for name in falsifiers(family.at(0)):
+        if clock.remaining <= 0:
+            break
+        found.append(create(name).radius(family, budget=clock.share(0.25), seed=seed))
+    return merge(family.norm, found).falsified
 
 
 def _combine(parts: list[Outcome]) -> Outcome:

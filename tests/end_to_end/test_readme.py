@@ -66,7 +66,19 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder to run the examples in: the repository's benchmarks are there, and what is written stays there."""
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "benchmarks").symlink_to(ROOT / "benchmarks", target_is_directory=True)
+    for name, text in saved_files().items():
+        (folder / name).write_text(text, encoding="utf-8")
     return folder
+
+
+def saved_files() -> dict[str, str]:
+    """The files that the README has its reader save."""
+    text = README.read_text(encoding="utf-8")
+    return dict(re.findall(r"[Ss]ave this one as `([\w.]+)`[^`]*?^```lisp\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+
+
+def test_the_readme_has_its_reader_save_a_property() -> None:
+    assert list(saved_files()) == ["arm.vnnlib"]
 
 
 def run(command: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -110,7 +122,7 @@ def what_it_needs(command: str) -> list[str]:
 
 def test_every_kind_of_command_is_among_them() -> None:
     used = {command.split()[1] for command, _ in verifkit_commands()}
-    assert used >= {"verify", "bench", "report", "list", "cite"}
+    assert used >= {"verify", "radius", "supports", "bench", "report", "list", "cite"}
 
 
 def test_make_targets_exist() -> None:

@@ -6,16 +6,17 @@ details say which of them gave it. The stages come from the registry, so another
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from verifkit.analysis.interval import MONOTONE
+from verifkit.analysis.interval import INTERVAL_RULES
 from verifkit.budget import Clock
 from verifkit.capabilities import Capabilities, Kind, Paper
 from verifkit.ops import Max, Product
 from verifkit.query import Query
+from verifkit.radius import Radius, RadiusSearch, merge
 from verifkit.registry import create
 from verifkit.result import Outcome, Reason, Result, Verdict
 from verifkit.verifier import Verifier
@@ -34,7 +35,7 @@ class Auto(Verifier):
     capabilities: ClassVar[Capabilities] = Capabilities(
         kinds={"inf": Kind.COMPLETE, "1": Kind.COMPLETE, "2": Kind.INCOMPLETE},
         operators=frozenset({Max, Product}),
-        activations=frozenset(MONOTONE),
+        activations=frozenset(INTERVAL_RULES),
         coupling=True,
         paper=Paper(
             "verifkit_auto",
@@ -63,6 +64,20 @@ class Auto(Verifier):
         return Outcome.unknown(
             last.reason or Reason.INCOMPLETE, f"{last.verifier}: {last.detail}", statistics=last.statistics
         )
+
+    def _radius(self, search: RadiusSearch) -> Radius:
+        """Every stage's bracket in turn, each starting below the smallest falsified end so far."""
+        asked = [v for v in map(create, self.stages) if _can_take(v, search.family.at(0))]
+        found = [Radius(search.family.norm, None, search.falsified)]
+        for number, verifier in enumerate(asked):
+            bracket = merge(search.family.norm, found)
+            if search.clock.remaining <= 0 or bracket.closed(search.tolerance):
+                break
+            if search.falsified is not None and verifier.capabilities.kinds[search.family.norm] is Kind.FALSIFIER:
+                continue  # its part is done
+            clock = Clock(search.clock.share(1.0 if number == len(asked) - 1 else 0.25))
+            found.append(verifier._radius(replace(search, clock=clock, falsified=bracket.falsified)))
+        return merge(search.family.norm, found)
 
 
 def _can_take(verifier: Verifier, query: Query) -> bool:

@@ -6,34 +6,40 @@ minimise t with t >= a_i y + c_i x - b_i for its rows. A best bound above zero r
 zero is a candidate witness, and the solver is stopped as soon as either is known.
 The solver's *dual bound* decides (or its proof that no solution lies below the cutoff), never its word "optimal". What
 its feasibility tolerance may hide is carried through the network and must be cleared by the bound; else the answer is
-UNKNOWN(unconfirmed).
+UNKNOWN(unconfirmed). The exact l-inf radius is one program too (section 3 there): minimise e with |x_i - center_i| <= e
+and an unsafe output, where e's dual bound is certified and the incumbent, once replayed, is falsified.
 Guarantee: HOLDS about the network, real semantics, solver arithmetic.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import ClassVar
 
 import numpy as np
 
-from verifkit.analysis.encoding import Encoding, add_l1_ball, encode
+from verifkit.analysis.encoding import Encoding, add_l1_ball, add_linf_distance, encode
 from verifkit.analysis.linear import analyse
+from verifkit.analysis.refute import refute
 from verifkit.analysis.region import magnitude, region_of
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
 from verifkit.analysis.rows import Rows, rows_of
 from verifkit.analysis.tolerance import hidden_by_tolerance
-from verifkit.budget import Clock
+from verifkit.budget import BudgetExhausted, Clock
 from verifkit.capabilities import Capabilities, Kind, Paper
 from verifkit.confirm import confirm
 from verifkit.errors import OptionError
-from verifkit.evidence import SolverBound
+from verifkit.evidence import SolverBound, SolverDistance
 from verifkit.functions import Relu
-from verifkit.input_sets import LpBall
+from verifkit.input_sets import LpBall, float_above, float_below, rational
 from verifkit.ops import Max
 from verifkit.query import Query
-from verifkit.result import Arithmetic, Guarantee, Outcome, Reason
+from verifkit.radius import LARGEST, Radius, RadiusEnd, RadiusSearch, bisect
+from verifkit.result import Arithmetic, Guarantee, Outcome, Reason, Result, Verdict
+from verifkit.solvers.highs import Program, Solved, Unfit
 from verifkit.verifier import Verifier
 
 COARSEST = 1e-6
@@ -43,12 +49,28 @@ RESOLUTION = 1e-15
 """A tolerance below this share of the largest value is finer than floats are there: HiGHS, unable to meet it, has been
 seen to call feasible programs infeasible. So the tolerance grows with the values."""
 
-DROPPED = 1e-12
-"""HiGHS ignores matrix entries up to this size (its own least value of `small_matrix_value`)."""
+GAP = 1e-7
+"""How far apart, relative, the two ends of the exact radius may stay."""
+
+PUSHES = (0.0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+"""How far, relative, the solver's point is pushed outward to become a witness: within tolerance it lies on the
+boundary."""
 
 
-class _Unfit(Exception):
-    """The program cannot be given to the solver without changing it."""
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A query with its bounds and encoding. hidden: how far the tolerance may shift each row; open: disjuncts that the
+    bounds do not refute, the likeliest violation first."""
+
+    rows: Rows
+    lower: np.ndarray
+    still_open: list[int]
+    encoding: Encoding
+    tolerance: float
+    hidden: np.ndarray
+
+    def rows_of(self, disjunct: int) -> np.ndarray:
+        return np.flatnonzero(self.rows.disjunct == disjunct)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,209 +100,187 @@ class Milp(Verifier):
             raise OptionError(f"milp's tolerance must lie between 1e-10 and 1e-6, not {self.tolerance}")
 
     def _decide(self, query: Query, clock: Clock, rng: np.random.Generator) -> Outcome:
+        try:
+            task = self._prepare(query, clock)
+            if not task.still_open:
+                proof = Guarantee(arithmetic=Arithmetic.ROUNDED)
+                gaps = tuple(task.rows.gap(task.lower, n) for n in range(task.rows.n_disjuncts))
+                return Outcome.holds(proof, SolverBound("none needed", gaps, 0.0))
+            worst = int(task.encoding.add_columns(np.array([-np.inf]), np.array([np.inf]))[0])
+            program = Program(task.encoding, worst, task.tolerance, int(rng.integers(2**31)))
+            return self._search(query, task, program, clock)
+        except Unfit as unfit:
+            return Outcome.unknown(Reason.UNCONFIRMED, str(unfit))
+
+    def _prepare(self, query: Query, clock: Clock) -> _Task:
+        """CROWN bounds, and the encoding that they allow. Raises `Unfit` where values are too large for the solver."""
         network, region, rows = query.network.without_max(), region_of(query), rows_of(query.prop)
         analysis = analyse(network, region, CROWN_RELAXATIONS, clock)
         lower = analysis.property_rows(rows)[0]
         found = rows.refuting(lower)
         still_open = sorted((n for n, f in enumerate(found) if f is None), key=lambda n: rows.gap(lower, n))
         if not still_open:
-            proof = Guarantee(arithmetic=Arithmetic.ROUNDED)
-            gaps = tuple(rows.gap(lower, n) for n in range(rows.n_disjuncts))
-            return Outcome.holds(proof, SolverBound("none needed", gaps, 0.0))
+            return _Task(rows, lower, [], Encoding(), 0.0, np.zeros(0))
         largest = max(float(magnitude(*b).max()) for b in analysis.bounds)
         tolerance = max(self.tolerance, RESOLUTION * largest)
         if not tolerance <= COARSEST:
-            return Outcome.unknown(Reason.UNCONFIRMED, f"values up to {largest:.2g} are too large for the solver")
+            raise Unfit(f"values up to {largest:.2g} are too large for the solver")
         encoding = encode(analysis.network, analysis.bounds)
         if isinstance(query.prop.input_set, LpBall):
             add_l1_ball(encoding, query.prop.input_set)
         hidden = hidden_by_tolerance(analysis.network, analysis.bounds, rows, tolerance)
-        try:
-            program = _Program(encoding, tolerance, int(rng.integers(2**31)))
-            return self._search(query, rows, lower, still_open, hidden, program, clock)
-        except _Unfit as unfit:
-            return Outcome.unknown(Reason.UNCONFIRMED, str(unfit))
+        return _Task(rows, lower, still_open, encoding, tolerance, hidden)
 
-    def _search(
-        self,
-        query: Query,
-        rows: Rows,
-        lower: np.ndarray,
-        still_open: list[int],
-        hidden: np.ndarray,
-        program: _Program,
-        clock: Clock,
-    ) -> Outcome:
+    def _search(self, query: Query, task: _Task, program: Program, clock: Clock) -> Outcome:
         """One program for each disjunct that the bounds left open."""
+        rows, lower = task.rows, task.lower
         proved = np.array([rows.gap(lower, n) for n in range(rows.n_disjuncts)])
         unconfirmed: str | None = None
-        for number in still_open:
+        for number in task.still_open:
             clock.check()
-            mine = np.flatnonzero(rows.disjunct == number)
+            mine = task.rows_of(number)
             if mine.size == 0:  # no row at all: every input is unsafe
                 low, high = program.input_bounds
                 return Outcome.violated((low + high) / 2)
             # Twice: what the network's constraints may hide, and as much again for the cutoff on t itself.
-            cleared = 2.0 * float(hidden[mine].max())
-            bound, incumbent, x = program.minimise_worst(rows, mine, rows.gap(lower, number), cleared, clock)
-            proved[number] = bound
-            if x is not None:
-                if confirm(query, x) is not None:
-                    return Outcome.violated(x, statistics=program.statistics())
-                unconfirmed = f"the least violation is {incumbent:.3g}, within the solver's tolerance of zero"
-            elif not bound >= cleared:
+            cleared = 2.0 * float(task.hidden[mine].max())
+            program.set_rows(rows, mine, against_objective=True)
+            solved = program.minimise(rows.gap(lower, number) - 1.0, cleared, _sign_known(cleared), clock)
+            proved[number] = min(solved.bound, cleared)
+            if solved.x is not None:
+                if confirm(query, solved.x) is not None:
+                    return Outcome.violated(solved.x, statistics=program.statistics())
+                unconfirmed = f"the least violation is {solved.incumbent:.3g}, within the solver's tolerance of zero"
+            elif not solved.bound >= cleared:
                 if clock.remaining > 0:
-                    unconfirmed = f"the solver ended without an answer at the bound {bound:.6g}"
+                    unconfirmed = f"the solver ended without an answer at the bound {solved.bound:.6g}"
                     continue
-                return Outcome.unknown(Reason.TIMEOUT, f"best bound {bound:.6g}", statistics=program.statistics())
+                return Outcome.unknown(
+                    Reason.TIMEOUT, f"best bound {solved.bound:.6g}", statistics=program.statistics()
+                )
         if unconfirmed is not None:
             return Outcome.unknown(Reason.UNCONFIRMED, unconfirmed, statistics=program.statistics())
-        evidence = SolverBound(program.solver, tuple(proved.tolist()), program.tolerance)
-        guarantee = Guarantee(
-            arithmetic=Arithmetic.SOLVER,
-            assumptions=(f"{program.solver} within its tolerance {program.tolerance:.2g}",),
-        )
-        return Outcome.holds(guarantee, evidence, statistics=program.statistics())
+        evidence = SolverBound(program.name, tuple(proved.tolist()), program.tolerance)
+        return Outcome.holds(_solvers_word(program), evidence, statistics=program.statistics())
 
+    def _radius(self, search: RadiusSearch) -> Radius:
+        """The exact l-inf radius: a program inside the smallest ball known to be unsafe, else inside growing balls.
 
-def _quiet_solver(highspy: Any) -> Any:
-    """A HiGHS that prints nothing: its constructor's last call, `enableCallbacks`, would print a banner otherwise."""
-
-    class Quiet(highspy.Highs):  # type: ignore[misc]
-        def enableCallbacks(self) -> None:  # noqa: N802 (HiGHS's name)
-            self.setOptionValue("output_flag", False)
-            super().enableCallbacks()
-
-    return Quiet()
-
-
-class _Program:
-    """The network in HiGHS, with one more column t that each disjunct's rows bound from below."""
-
-    def __init__(self, encoding: Encoding, tolerance: float, seed: int) -> None:
-        import highspy
-
-        self._highspy = highspy
-        self._encoding = encoding
-        self._worst = int(encoding.add_columns(np.array([-np.inf]), np.array([np.inf]))[0])
-        self._solver = _quiet_solver(highspy)
-        self.solver = f"HiGHS {self._solver.version()}"
-        self.tolerance = tolerance
-        self.input_bounds = encoding.lower[0], encoding.upper[0]
-        self._nodes, self._calls = 0, 0
-        for option, value in {
-            "threads": 1,
-            "random_seed": seed,
-            "mip_rel_gap": 0.0,
-            "mip_abs_gap": 0.0,
-            "primal_feasibility_tolerance": tolerance,
-            "dual_feasibility_tolerance": tolerance,
-            "mip_feasibility_tolerance": tolerance,
-            "small_matrix_value": DROPPED,
-        }.items():
-            self._solver.setOptionValue(option, value)
-        self._accept(self._solver.passModel(self._model()))
-        self._base_rows = self._solver.getNumRow()
-
-    def _model(self) -> Any:
-        highspy, encoding = self._highspy, self._encoding
-        matrix, low, high = encoding.matrix()
-        self._check_dropped(matrix)
-        lp = highspy.HighsLp()
-        lp.num_col_, lp.num_row_ = encoding.n_columns, matrix.shape[0]
-        cost = np.zeros(encoding.n_columns)
-        cost[self._worst] = 1.0
-        lp.col_cost_ = cost
-        lp.col_lower_, lp.col_upper_ = np.concatenate(encoding.lower), np.concatenate(encoding.upper)
-        lp.row_lower_, lp.row_upper_ = low, high
-        lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-        lp.a_matrix_.start_, lp.a_matrix_.index_, lp.a_matrix_.value_ = matrix.indptr, matrix.indices, matrix.data
-        kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
-        lp.integrality_ = [kinds[int(i)] for i in np.concatenate(encoding.integer)]
-        return lp
-
-    def _accept(self, status: Any) -> None:
-        if status == self._highspy.HighsStatus.kError:
-            raise _Unfit("the solver does not take the network's coefficients")
-
-    def _check_dropped(self, matrix: Any) -> None:
-        """Raises `_Unfit` where entries too small for the solver could matter in some row."""
-        reach = np.maximum(np.abs(np.concatenate(self._encoding.lower)), np.abs(np.concatenate(self._encoding.upper)))
-        small = matrix.copy()
-        small.data = np.where(np.abs(small.data) <= DROPPED, np.abs(small.data), 0.0)
-        small.eliminate_zeros()
-        if small.nnz and not (small @ np.where(np.isfinite(reach), reach, 0.0)).max() <= self.tolerance:
-            raise _Unfit("the network has coefficients that are too small for the solver and matter")
-
-    def statistics(self) -> dict[str, float | int]:
-        binaries = int(np.concatenate(self._encoding.integer).sum())
-        return {"nodes": self._nodes, "programs": self._calls, "binaries": binaries}
-
-    def minimise_worst(
-        self, rows: Rows, mine: np.ndarray, least: float, cleared: float, clock: Clock
-    ) -> tuple[float, float, np.ndarray | None]:
-        """(dual bound, incumbent value, incumbent input) for the least t = max over `mine` of row - bound.
-
-        Stops early once the bound reaches `cleared` or the incumbent falls below -`cleared`. A cutoff t <= `cleared`
-        lets the solver drop every node that proves enough (measured on ACAS Xu 2_1, property 4: 20 times faster).
-        `least` is a known lower bound on t.
+        CROWN's radius comes first, as a lower bound on the distance. Other norms: bisection.
         """
-        self._set_rows(rows, mine)
-        self._solver.changeColBounds(self._worst, least - 1.0, cleared)
-        if math.isfinite(clock.remaining):
-            # HiGHS adds up its run times: its limit counts from the first call.
-            self._solver.setOptionValue("time_limit", self._solver.getRunTime() + clock.remaining)
+        family, clock = search.family, search.clock
+        if family.norm != "inf":
+            return super()._radius(search)
+        at_center = self.verify(family.at(0), budget=clock.share(), seed=search.seed)
+        if at_center.verdict is Verdict.VIOLATED:
+            return Radius(family.norm, None, RadiusEnd(0.0, at_center))
+        if at_center.verdict is Verdict.UNKNOWN:
+            return Radius(family.norm, None, search.falsified, ((0.0, at_center.reason or Reason.ERROR),))
+        bounds = bisect(replace(search, tolerance=2.0**-5), lambda r: self._by_bounds(search, r))
+        certified, known = bounds.certified or RadiusEnd(0.0, at_center), search.falsified
+        falsified = known
+        reach = math.inf if family.reach is None else float_above([family.reach])[0]
+        undecided: tuple[tuple[float, Reason], ...] = ()
+        while falsified is None and certified.value < min(reach, LARGEST) and not undecided:
+            upper = min(reach, max(2.0 * certified.value, 1 / 64))
+            certified, falsified, undecided = self._nearest(search, upper, certified, None)
+        if known is not None:
+            certified, falsified, undecided = self._nearest(search, known.value, certified, known)
+        return Radius(family.norm, certified, falsified, undecided, certified.value >= reach)
 
-        proved = -math.inf
+    def _by_bounds(self, search: RadiusSearch, radius: float) -> Result | None:
+        """What CROWN's bounds say at a radius; None once the time is up."""
+        query = search.family.at(rational(radius))
+        try:
+            return self._result(query, refute(query, CROWN_RELAXATIONS, search.clock), search.clock, search.seed)
+        except BudgetExhausted:
+            return None
 
-        def interrupt(event: Any) -> None:
-            nonlocal proved
-            # An exhausted tree is shown as an infinite bound, also beside an incumbent: that is for the end to say.
-            shown = float(event.data_out.mip_dual_bound)
-            proved = max(proved, shown) if math.isfinite(shown) else proved
-            decided = proved >= cleared or event.data_out.mip_primal_bound < -cleared
-            event.data_in.user_interrupt = decided or clock.remaining <= 0  # also clears the last run's interrupt
+    def _nearest(
+        self, search: RadiusSearch, upper: float, certified: RadiusEnd, falsified: RadiusEnd | None
+    ) -> tuple[RadiusEnd, RadiusEnd | None, tuple[tuple[float, Reason], ...]]:
+        """Both ends after searching the ball of radius `upper` for the nearest unsafe input, and what stayed open."""
+        family = search.family
+        try:
+            task = self._prepare(family.at(rational(upper)), search.clock)
+            center = np.array([float(c) for c in family.center])
+            distance = add_linf_distance(task.encoding, center, upper) if task.still_open else 0
+            program = Program(task.encoding, distance, task.tolerance, search.seed) if task.still_open else None
+        except Unfit:
+            return certified, falsified, ((upper, Reason.UNCONFIRMED),)
+        except BudgetExhausted:
+            return certified, falsified, ((upper, Reason.TIMEOUT),)
+        if program is None:
+            proof = self._by_bounds(search, upper)
+            return (certified if proof is None else RadiusEnd(upper, proof)), falsified, ()
+        distances, x = _distances(task, program, certified.value, upper, search.clock)
+        found = falsified if x is None else self._witness(search, x, falsified)
+        # The effective box at a radius reaches a float further than the ball; the solver lets |x - center| <= e slip.
+        furthest = np.asarray(np.abs(center).max() + upper, dtype=family.model.dtype)
+        least = min(distances) - float(np.spacing(furthest)) - 4.0 * task.tolerance
+        value = upper if math.isinf(least) else float(np.nextafter(least, 0.0))
+        if found is not None and value >= found.value:  # the solver's word against a replayed witness
+            return certified, found, ((value, Reason.UNCONFIRMED),)
+        if value > certified.value:
+            word = Outcome.holds(
+                _solvers_word(program),
+                SolverDistance(program.name, tuple(distances), program.tolerance),
+                statistics=program.statistics(),
+            )
+            certified = RadiusEnd(value, self._result(family.at(rational(value)), word, search.clock, search.seed))
+        if Radius(family.norm, certified, found).closed(search.tolerance) or value == upper:
+            return certified, found, ()
+        return certified, found, ((upper, Reason.TIMEOUT if search.clock.remaining <= 0 else Reason.UNCONFIRMED),)
 
-        self._solver.cbMipInterrupt.subscribe(interrupt)
-        self._solver.run()
-        self._solver.cbMipInterrupt.unsubscribe(interrupt)
-        self._calls += 1
-        info = self._solver.getInfo()
-        self._nodes += max(0, int(info.mip_node_count))
-        solution = self._solver.getSolution()
-        if solution.value_valid:  # whatever the bound says, here is a point below the cutoff
-            x = np.array(solution.col_value)[: self._n_inputs]
-            incumbent = float(info.objective_function_value)
-            return min(proved, incumbent), incumbent, x
-        if self._solver.getModelStatus() == self._highspy.HighsModelStatus.kInfeasible:
-            return cleared, math.inf, None  # nothing has t <= cleared
-        return proved, math.inf, None
+    def _witness(self, search: RadiusSearch, x: np.ndarray, falsified: RadiusEnd | None) -> RadiusEnd | None:
+        """The solver's point as a replayed witness, pushed outward until it is one; else the end known before."""
+        family, dtype = search.family, search.family.model.dtype
+        center = np.array([float(c) for c in family.center])
+        for push in PUSHES:
+            fed = (center + (x - center) * (1.0 + push)).astype(dtype)
+            if family.clip is not None:
+                fed = np.clip(fed, float_above(family.clip.lower, dtype), float_below(family.clip.upper, dtype))
+            point = tuple(Fraction(v) for v in fed.astype(np.float64).tolist())
+            gap = max(abs(p - c) for p, c in zip(point, family.center, strict=True))
+            value = float(float_above([gap])[0])
+            if falsified is not None and value >= falsified.value:
+                break
+            query = family.at(rational(value))
+            outcome = self._confirmed(query, Outcome.violated(np.array(point, dtype=object)))
+            if outcome.verdict is Verdict.VIOLATED:
+                return RadiusEnd(value, self._result(query, outcome, search.clock, search.seed))
+        return falsified
 
-    @property
-    def _n_inputs(self) -> int:
-        return int(self._encoding.lower[0].size)
 
-    def _set_rows(self, rows: Rows, mine: np.ndarray) -> None:
-        """Replaces the last disjunct's rows: row @ (y, x) - t <= bound."""
-        from scipy import sparse
+def _distances(
+    task: _Task, program: Program, least: float, upper: float, clock: Clock
+) -> tuple[list[float], np.ndarray | None]:
+    """For each disjunct a lower bound on its l-inf distance from the center, and the nearest point found.
 
-        solver, output = self._solver, self._encoding.output
-        assert output is not None
-        extra = solver.getNumRow() - self._base_rows
-        if extra:
-            solver.deleteRows(extra, np.arange(self._base_rows, self._base_rows + extra, dtype=np.int32))
-        coefficients = sparse.csr_array(rows.outputs[mine])
-        matrix = self._encoding.widen(coefficients @ output.matrix).tolil()
-        matrix[:, self._worst] = -1.0
-        if rows.inputs is not None:
-            matrix[:, : self._n_inputs] += rows.inputs[mine]
-        matrix = sparse.csr_array(matrix)
-        self._check_dropped(matrix)
-        high = rows.bound[mine] - coefficients @ output.constant
-        if not np.isfinite(high).all():
-            raise _Unfit("a threshold of the property is beyond the range of floats")
-        status = solver.addRows(
-            mine.size, np.full(mine.size, -np.inf), high, matrix.nnz,
-            matrix.indptr.astype(np.int32), matrix.indices.astype(np.int32), matrix.data,
-        )  # fmt: skip
-        self._accept(status)
+    A disjunct refuted in the whole ball of radius `upper`, or nowhere nearer than another's point, is infinitely far.
+    """
+    distances, nearest = [math.inf] * task.rows.n_disjuncts, None
+    for number in task.still_open:
+        mine = task.rows_of(number)
+        # Twice what a verdict has to clear, so that one asked at the certified radius is no closer call than this.
+        program.set_rows(task.rows, mine, 4.0 * float(task.hidden[mine].max()))
+        solved = program.minimise(least, upper, _gap_closed, clock) if clock.remaining > 0 else Solved(least)
+        distances[number] = max(solved.bound, least)
+        if solved.x is not None and solved.incumbent <= upper:
+            upper, nearest = solved.incumbent, solved.x
+    return distances, nearest
+
+
+def _gap_closed(bound: float, incumbent: float) -> bool:
+    return math.isfinite(incumbent) and bound >= incumbent * (1.0 - GAP)
+
+
+def _sign_known(cleared: float) -> Callable[[float, float], bool]:
+    """Whether the sign of the least violation is known: a bound that proves, or an incumbent that refutes."""
+    return lambda bound, incumbent: bound >= cleared or incumbent < -cleared
+
+
+def _solvers_word(program: Program) -> Guarantee:
+    return Guarantee(
+        arithmetic=Arithmetic.SOLVER, assumptions=(f"{program.name} within its tolerance {program.tolerance:.2g}",)
+    )

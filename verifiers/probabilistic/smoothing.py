@@ -21,8 +21,8 @@ from verifkit.errors import ModelError, OptionError
 from verifkit.evidence import SampleCounts
 from verifkit.input_sets import LpBall, rational
 from verifkit.model import Model
-from verifkit.query import Query, QueryFamily
-from verifkit.radius import Radius, RadiusEnd
+from verifkit.query import Query
+from verifkit.radius import Radius, RadiusEnd, RadiusSearch
 from verifkit.result import Arithmetic, Guarantee, Outcome, Reason, Subject
 from verifkit.verifier import Verifier
 
@@ -74,8 +74,9 @@ class Smoothing(Verifier):
         counts = self._certify(query.model, region, clock, rng)
         return self._outcome(counts, label, region.radius)
 
-    def _radius(self, family: QueryFamily, clock: Clock, seed: int) -> Radius:
+    def _radius(self, search: RadiusSearch) -> Radius:
         """Closed form: one round of sampling certifies its own radius."""
+        family, clock, seed = search.family, search.clock, search.seed
         query = family.at(0)
         region, label = query.prop.input_set, robust_label(query)
         assert isinstance(region, LpBall)

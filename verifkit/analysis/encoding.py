@@ -144,6 +144,20 @@ def _unit(columns: np.ndarray, width: int) -> Sparse:
     return sparse.csr_array((np.ones(columns.size), (np.arange(columns.size), columns)), shape=(columns.size, width))
 
 
+def add_linf_distance(encoding: Encoding, center: np.ndarray, reach: float) -> int:
+    """A column e >= |x_i - center_i| for every input i, at most `reach`: to be minimised. Returns its index."""
+    from scipy import sparse
+
+    e = encoding.add_columns(np.zeros(1), np.array([reach]))
+    size = center.size
+    pick_x = _unit(np.arange(size), encoding.n_columns)
+    pick_e = _unit(np.repeat(e, size), encoding.n_columns)
+    none = np.full(size, np.inf)
+    encoding.add_rows(sparse.csr_array(pick_x - pick_e), -none, center)
+    encoding.add_rows(sparse.csr_array(pick_x + pick_e), center, none)
+    return int(e[0])
+
+
 def add_l1_ball(encoding: Encoding, ball: LpBall) -> None:
     """|x - center|_1 <= radius by split differences: x = center + p - q, sum(p + q) <= radius."""
     from scipy import sparse

@@ -125,7 +125,8 @@ def _verdict_fields(result: Result) -> dict[str, Any]:
 def _ask_radius(
     verifier: Verifier, question: RadiusQuestion, model: Model, budget: Budget, seed: int
 ) -> dict[str, Any]:
-    radius = verifier.radius(question.family(model), budget=budget, seed=seed)
+    # No attack beside: a suite lists its falsifiers as rows of their own, and a row's time is its verifier's alone.
+    radius = verifier.radius(question.family(model), budget=budget, seed=seed, attack=False)
     certified = None if radius.certified is None else radius.certified.value
     falsified = None if radius.falsified is None else radius.falsified.value
     verdict = Verdict.UNKNOWN

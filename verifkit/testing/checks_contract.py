@@ -217,7 +217,8 @@ def _printed() -> Iterator[list[str]]:
 
 
 def radius_is_a_bracket(trial: Trial) -> None:
-    """`radius` brackets: certified lies below falsified, both ends bear their own verdict, the center counts."""
+    """`radius` brackets: certified lies below falsified, both ends bear their own verdict, the center counts; asked at
+    the certified radius, a deterministic method says HOLDS again."""
     from verifkit.query import QueryFamily
 
     for norm in trial.norms:
@@ -235,6 +236,11 @@ def radius_is_a_bracket(trial: Trial) -> None:
             trial.fail("radius_is_a_bracket", f"falsified {high.value}, but the result there is {high.result.verdict}")
         if low is not None and high is not None and low.value >= high.value:
             trial.fail("radius_is_a_bracket", f"certified {low.value} is not below falsified {high.value}")
+        if low is None or low.value == 0 or trial.kind(norm) is Kind.PROBABILISTIC:
+            continue
+        again = trial.verifier.verify(family.at(Fraction(low.value)), budget=Budget(seconds=10.0), seed=trial.seed)
+        if again.verdict is not Verdict.HOLDS and again.reason is not Reason.TIMEOUT:
+            trial.fail("radius_is_a_bracket", f"certified {low.value}, but asked there it says {again.word}")
 
 
 RULES = (

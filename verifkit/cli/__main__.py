@@ -1,0 +1,5 @@
+"""`python -m verifkit.cli`: the command `verifkit`."""
+
+from verifkit.cli import main
+
+main()

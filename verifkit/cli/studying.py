@@ -1,0 +1,112 @@
+"""The commands about many answers and about the certifiers: `bench`, `report`, `list`, `cite`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from verifkit.cli.output import VIOLATION, as_bytes, print_out, say, terminal_width
+
+_NO_OPTIONS: dict[str, str] = {}
+
+
+@click.command()
+@click.argument("suite", type=click.Path())
+@click.option("--verifiers", metavar="A,B", help="Names in place of the suite's own.")
+@click.option("--timeout", type=float, metavar="S", help="Seconds per instance and verifier, in place of the suite's.")
+@click.option("--memory", type=float, metavar="GIB", help="Resident memory of each worker.")
+@click.option("--jobs", type=int, metavar="N", help="Workers at a time. [default: the number of CPUs]")
+@click.option("--out", type=click.Path(), metavar="DIR", help="Result folder. [default: results/SUITE]")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--repeats", type=int, default=1, show_default=True)
+def bench(
+    suite: str,
+    verifiers: str | None,
+    timeout: float | None,
+    memory: float | None,
+    jobs: int | None,
+    out: str | None,
+    seed: int,
+    repeats: int,
+) -> None:
+    """Put every instance of SUITE (a .toml file or a VNN-COMP folder) to every verifier.
+
+    Rows go to DIR/rows.jsonl as they come; the same command again goes on where it stopped.
+    """
+    from verifkit.bench.runner import run
+    from verifkit.bench.suite import load_suite
+
+    loaded = load_suite(suite)
+    folder = Path(out) if out else Path("results") / loaded.name
+    chosen = (
+        None if verifiers is None else [(name.strip(), _NO_OPTIONS) for name in verifiers.split(",") if name.strip()]
+    )
+    summary = run(
+        loaded,
+        out=folder,
+        verifiers=chosen,
+        timeout=timeout,
+        memory_bytes=as_bytes(memory),
+        jobs=jobs,
+        seed=seed,
+        repeats=repeats,
+        progress=_progress(),
+    )
+    say(f"{summary.rows} rows: {summary.written} run now, {summary.standing} stood already, {summary.errors} errors")
+    _summarise(folder)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(), metavar="DIR")
+def report(folder: str) -> None:
+    """Write DIR/report.html from DIR/rows.jsonl and print the table. Exit status 3 where answers contradict."""
+    _summarise(Path(folder))
+
+
+@click.command("list")
+def list_() -> None:
+    """Every certifier: kind by norm, operators, needs, paper."""
+    from verifkit.cli.answers import listing
+
+    print_out(listing(terminal_width=terminal_width()))
+
+
+@click.command()
+@click.argument("name")
+def cite(name: str) -> None:
+    """The BibTeX entry of the paper behind a certifier."""
+    from verifkit.registry import verifier_class
+
+    print_out(verifier_class(name).capabilities.paper.bibtex())
+
+
+def _summarise(folder: Path) -> None:
+    from verifkit.bench.contradictions import find, soundness_violations
+    from verifkit.bench.frame import load_rows
+    from verifkit.bench.report import write_report
+    from verifkit.bench.terminal import render
+
+    rows = load_rows(folder)
+    page = write_report(folder)
+    print_out(render(rows, console_is_terminal=sys.stdout.isatty()))
+    print_out(f"report: {page}")
+    if soundness_violations(find(rows)):
+        say("soundness violation: answers of this run contradict each other; the report opens with them")
+        sys.exit(VIOLATION)
+
+
+def _progress() -> Callable[[int, int, Any], None]:
+    """A line that rewrites itself on a terminal; elsewhere a line for every tenth of the run."""
+
+    def on_terminal(done: int, total: int, row: Any) -> None:
+        click.echo(f"\r{done}/{total} {row.verifier} {row.word}\x1b[K", err=True, nl=done == total)
+
+    def plain(done: int, total: int, row: Any) -> None:
+        if done == total or done % max(1, total // 10) == 0:
+            click.echo(f"{done}/{total} rows", err=True)
+
+    return on_terminal if sys.stderr.isatty() else plain
