@@ -86,17 +86,22 @@ class Verifier(ABC):
             return Radius(family.norm, None, None, ((0.0, refused.reason or Reason.UNSUPPORTED),))
         proving = self.capabilities.kinds[family.norm] in (Kind.COMPLETE, Kind.INCOMPLETE)
         falsified = _attacked(family, clock, seed) if attack and proving else None
-        with np.errstate(all="ignore"):  # as in `_checked`
-            return self._radius(RadiusSearch(family, clock, seed, tolerance, falsified))
+        try:
+            with np.errstate(all="ignore"):  # as in `_checked`
+                return self._radius(RadiusSearch(family, clock, seed, tolerance, falsified))
+        except BudgetExhausted:
+            return Radius(family.norm, None, falsified, ((0.0, Reason.TIMEOUT),))
 
     def _radius(self, search: RadiusSearch) -> Radius:
         """Bisection on `verify`; a method with a closed form overrides it and concludes through `_result`."""
 
         def ask(radius: float) -> Result | None:
-            if search.clock.remaining <= 0:
+            try:
+                # Half of what is left: a radius that takes all the time must not keep the others from being asked.
+                budget = search.clock.share(0.5)
+            except BudgetExhausted:
                 return None
-            # Half of what is left: a radius that takes all the time must not keep the others from being asked.
-            return self.verify(search.family.at(rational(radius)), budget=search.clock.share(0.5), seed=search.seed)
+            return self.verify(search.family.at(rational(radius)), budget=budget, seed=search.seed)
 
         falsifying = self.capabilities.kinds[search.family.norm] is Kind.FALSIFIER
         return bisect(search, ask, falsifying=falsifying)
@@ -190,9 +195,11 @@ def _attacked(family: QueryFamily, clock: Clock, seed: int) -> RadiusEnd | None:
     """The smallest radius that an installed falsifier finds violated."""
     found = []
     for name in falsifiers(family.at(0)):
-        if clock.remaining <= 0:
+        try:
+            budget = clock.share(0.25)
+        except BudgetExhausted:
             break
-        found.append(create(name).radius(family, budget=clock.share(0.25), seed=seed))
+        found.append(create(name).radius(family, budget=budget, seed=seed))
     return merge(family.norm, found).falsified
 
 

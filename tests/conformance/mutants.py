@@ -86,6 +86,7 @@ ROUNDING = "verifkit.analysis.rounding"
 ROWS = "verifkit.analysis.rows"
 REFUTE = "verifkit.analysis.refute"
 MILP = "verifiers.complete.milp"
+HIGHS = "verifkit.solvers.highs"
 
 
 def mutant(verifier: str, name: str, description: str, *edits: tuple[str, str, str]) -> Mutant:
@@ -242,15 +243,16 @@ MUTANTS = (
     mutant("milp", "small-l1-ball", "an l1 ball's radius is a tenth too small",
            (f"{ENCODING}:add_l1_ball", "np.nextafter(float(ball.radius), np.inf)", "0.9 * float(ball.radius)")),
     mutant("milp", "first-disjunct-only", "only the first open disjunct is searched",
-           (f"{MILP}:Milp._search", "for number in still_open:", "for number in still_open[:1]:")),
+           (f"{MILP}:Milp._search", "for number in task.still_open:", "for number in task.still_open[:1]:")),
     mutant("milp", "coupling-ignored", "the solver's rows leave the input coefficients out",
-           (f"{MILP}:_Program._set_rows", "+= rows.inputs[mine]", "+= 0.0 * rows.inputs[mine]")),
+           (f"{HIGHS}:Program.set_rows", "+= rows.inputs[mine]", "+= 0.0 * rows.inputs[mine]")),
     mutant("milp", "ties-hold", "a bound within the solver's tolerance of zero counts as proof",
            (f"{MILP}:Milp._search", "cleared = 2.0 *", "cleared = -2.0 *")),
     mutant("milp", "unproved-bound", "the solver is given a lower bound on the violation that nothing proves",
-           (f"{MILP}:_Program.minimise_worst", "least - 1.0, cleared", "max(least, 0.0), cleared")),
+           (f"{MILP}:Milp._search", "rows.gap(lower, number) - 1.0, cleared", "0.0, cleared")),
     mutant("milp", "bound-without-threshold", "the proof states a row's lower bound as that of the violation",
-           (f"{MILP}:Milp._decide", "rows.gap(lower, n) for n in", "float(lower[rows.disjunct == n].max()) for n in")),
+           (f"{MILP}:Milp._decide", "task.rows.gap(task.lower, n) for n in",
+            "float(task.lower[task.rows.disjunct == n].max()) for n in")),
     mutant("milp", "closed-as-strict", "a witness may touch a strict row",
            ("verifkit.confirm:violates", "row.satisfied(x, y)", "row.value(x, y) <= row.bound")),
 )  # fmt: skip

@@ -103,6 +103,7 @@ MOVES: list[tuple[Case, str]] = [
     (Case("DepthToSpace", (1, 3, 2, 2), attributes={"blocksize": 2}), "do not fit"),
     (Case("SpaceToDepth", (1, 3, 3, 2), attributes={"blocksize": 2}), "do not fit"),
     (Case("SpaceToDepth", (1, 3, 2, 2), attributes={"blocksize": 2, "mode": "DCR"}), "not known in this opset"),
+    (Case("DepthToSpace", (1, 4, 2, 2), attributes={"blocksize": 2, "mode": "odd"}), "neither DCR nor CRD"),
     (Case("Resize", IMAGE, ("h", "", "s"), {"mode": "cubic"}, DOUBLED), "mode 'cubic'"),
     (Case("Resize", IMAGE, ("h", "", "s"), {"antialias": 1}, DOUBLED, 18),
      "antialias"),

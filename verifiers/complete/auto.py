@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from verifkit.analysis.interval import INTERVAL_RULES
-from verifkit.budget import Clock
+from verifkit.budget import BudgetExhausted, Clock
 from verifkit.capabilities import Capabilities, Kind, Paper
 from verifkit.ops import Max, Product
 from verifkit.query import Query
@@ -71,12 +71,15 @@ class Auto(Verifier):
         found = [Radius(search.family.norm, None, search.falsified)]
         for number, verifier in enumerate(asked):
             bracket = merge(search.family.norm, found)
-            if search.clock.remaining <= 0 or bracket.closed(search.tolerance):
+            if bracket.closed(search.tolerance):
                 break
             if search.falsified is not None and verifier.capabilities.kinds[search.family.norm] is Kind.FALSIFIER:
                 continue  # its part is done
-            clock = Clock(search.clock.share(1.0 if number == len(asked) - 1 else 0.25))
-            found.append(verifier._radius(replace(search, clock=clock, falsified=bracket.falsified)))
+            try:
+                clock = Clock(search.clock.share(1.0 if number == len(asked) - 1 else 0.25))
+                found.append(verifier._radius(replace(search, clock=clock, falsified=bracket.falsified)))
+            except BudgetExhausted:
+                found.append(Radius(search.family.norm, None, None, ((0.0, Reason.TIMEOUT),)))
         return merge(search.family.norm, found)
 
 

@@ -179,7 +179,7 @@ class Milp(Verifier):
         bounds = bisect(replace(search, tolerance=2.0**-5), lambda r: self._by_bounds(search, r))
         certified, known = bounds.certified or RadiusEnd(0.0, at_center), search.falsified
         falsified = known
-        reach = math.inf if family.reach is None else float_above([family.reach])[0]
+        reach = math.inf if family.reach is None else float(float_above([family.reach])[0])
         undecided: tuple[tuple[float, Reason], ...] = ()
         while falsified is None and certified.value < min(reach, LARGEST) and not undecided:
             upper = min(reach, max(2.0 * certified.value, 1 / 64))

@@ -31,6 +31,7 @@ from verifkit.bench.instance import (
     predicted_class,
 )
 from verifkit.budget import Budget
+from verifkit.capabilities import Kind
 from verifkit.errors import VerifkitError
 from verifkit.evidence import SampleCounts
 from verifkit.io.onnx import load_model
@@ -125,8 +126,9 @@ def _verdict_fields(result: Result) -> dict[str, Any]:
 def _ask_radius(
     verifier: Verifier, question: RadiusQuestion, model: Model, budget: Budget, seed: int
 ) -> dict[str, Any]:
-    # No attack beside: a suite lists its falsifiers as rows of their own, and a row's time is its verifier's alone.
-    radius = verifier.radius(question.family(model), budget=budget, seed=seed, attack=False)
+    # A suite lists its falsifiers as rows of their own: no attack beside, but for a complete method to start from.
+    attack = verifier.capabilities.kinds.get(question.norm) is Kind.COMPLETE
+    radius = verifier.radius(question.family(model), budget=budget, seed=seed, attack=attack)
     certified = None if radius.certified is None else radius.certified.value
     falsified = None if radius.falsified is None else radius.falsified.value
     verdict = Verdict.UNKNOWN

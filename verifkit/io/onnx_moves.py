@@ -233,15 +233,21 @@ def where(b: Builder, node: OnnxNode, args: Args) -> Value:
     return b.affine(terms, bias if bias.any() else None)
 
 
-def depth_to_space(b: Builder, node: OnnxNode, args: Args) -> Value:
-    x, size, mode = reference(node, args[0]), int(node.attributes["blocksize"]), node.attributes.get("mode", "DCR")
-    if len(x.shape) != 4 or size < 1 or x.shape[1] % (size * size):
-        raise node.refuse(f"blocks of {size} by {size} do not fit an input of shape {list(x.shape)}")
+def _depth_first(node: OnnxNode) -> bool:
+    """Whether the channels are counted (row, column, depth) within a block, mode DCR, or else (depth, row, column)."""
+    mode = node.attributes.get("mode", "DCR")
     if mode not in ("DCR", "CRD"):
         raise node.refuse(f"mode '{mode}' is neither DCR nor CRD")
+    return bool(mode == "DCR")
+
+
+def depth_to_space(b: Builder, node: OnnxNode, args: Args) -> Value:
+    x, size = reference(node, args[0]), int(node.attributes["blocksize"])
+    if len(x.shape) != 4 or size < 1 or x.shape[1] % (size * size):
+        raise node.refuse(f"blocks of {size} by {size} do not fit an input of shape {list(x.shape)}")
     n, c, h, w = x.shape
     deep = c // (size * size)
-    if mode == "DCR":
+    if _depth_first(node):
         blocks = numbered(x).reshape(n, size, size, deep, h, w).transpose(0, 3, 4, 1, 5, 2)
     else:
         blocks = numbered(x).reshape(n, deep, size, size, h, w).transpose(0, 1, 4, 2, 5, 3)
@@ -253,7 +259,8 @@ def space_to_depth(b: Builder, node: OnnxNode, args: Args) -> Value:
     if len(x.shape) != 4 or size < 1 or x.shape[2] % size or x.shape[3] % size:
         raise node.refuse(f"blocks of {size} by {size} do not fit an input of shape {list(x.shape)}")
     n, c, h, w = x.shape
-    blocks = numbered(x).reshape(n, c, h // size, size, w // size, size).transpose(0, 3, 5, 1, 2, 4)
+    order = (0, 3, 5, 1, 2, 4) if _depth_first(node) else (0, 1, 3, 5, 2, 4)
+    blocks = numbered(x).reshape(n, c, h // size, size, w // size, size).transpose(order)
     return picked(b, node, x, blocks.reshape(n, c * size * size, h // size, w // size))
 
 

@@ -241,9 +241,9 @@ def blocks(op: str) -> Iterator[Case]:
     for shape, size in itertools.product(deep if op == "DepthToSpace" else wide, (1, 2, 3)):
         if (shape[1] % size**2) if op == "DepthToSpace" else (shape[2] % size or shape[3] % size):
             continue
-        for opset in opsets(op, 13):
+        for opset in opsets(op):
             yield Case(op, shape, attributes={"blocksize": size}, opset=opset)
-            for mode in ("DCR", "CRD") if op == "DepthToSpace" and opset >= 11 else ():
+            for mode in ("DCR", "CRD") if opset >= (11 if op == "DepthToSpace" else 28) else ():
                 yield Case(op, shape, attributes={"blocksize": size, "mode": mode}, opset=opset)
 
 
