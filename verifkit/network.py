@@ -76,8 +76,9 @@ class Network:
         """The value of every node for input `lead + input_shape`, in the arithmetic of `x`."""
         network = self.cast(x)
         values: list[Array] = [x]
-        for node in network.nodes[1:]:
-            values.append(node.evaluate([values[p] for p in node.parents]))
+        with np.errstate(all="ignore"):  # outside a function's domain a value is NaN or infinite, and no surprise
+            for node in network.nodes[1:]:
+                values.append(node.evaluate([values[p] for p in node.parents]))
         return values
 
     def evaluate(self, x: Array) -> Array:

@@ -266,7 +266,7 @@ def test_a_page_stands_beside_every_verifier(name: str) -> None:
 
 
 def test_the_readme_names_every_operator_and_no_other() -> None:
-    from verifkit.io.onnx_ops import RULES
+    from verifkit.io.lowering.table import RULES
 
     said = re.search(r"ONNX operators lowered: ([\w,\s]+)\.", README.read_text(encoding="utf-8"))
     assert said is not None

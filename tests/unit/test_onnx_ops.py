@@ -14,8 +14,8 @@ from tests.unit.onnx_cases import CASES, all_cases
 from tests.unit.onnx_cases.case import F32, Case, f32, ints, node, opsets
 from verifkit.errors import ModelError, UnsupportedOperator
 from verifkit.functions import Clip, Relu
+from verifkit.io.lowering.table import RULES
 from verifkit.io.onnx import model_from_bytes
-from verifkit.io.onnx_ops import RULES
 from verifkit.maps import Adjoint, Sum
 from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Max, Product

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper
 from tests.unit.onnx_cases import CASES
 from tests.unit.onnx_cases.case import F32, Case, f32, ints, node
 from verifkit.errors import ModelError, UnsupportedOperator
+from verifkit.io.lowering.refused import REASONS
+from verifkit.io.lowering.table import RULES
 from verifkit.io.onnx import model_from_bytes
-from verifkit.io.onnx_ops import RULES
-from verifkit.io.onnx_refused import REASONS
 
 IMAGE = (1, 2, 5, 5)
 W = {"w": f32(2, 2, 2, 2)}

@@ -127,8 +127,8 @@ def _ask_radius(
     verifier: Verifier, question: RadiusQuestion, model: Model, budget: Budget, seed: int
 ) -> dict[str, Any]:
     # A suite lists its falsifiers as rows of their own: no attack beside, but for a complete method to start from.
-    attack = verifier.capabilities.kinds.get(question.norm) is Kind.COMPLETE
-    radius = verifier.radius(question.family(model), budget=budget, seed=seed, attack=attack)
+    complete = verifier.capabilities.kinds.get(question.norm) is Kind.COMPLETE
+    radius = verifier.radius(question.family(model), budget=budget, seed=seed, attack=complete)
     certified = None if radius.certified is None else radius.certified.value
     falsified = None if radius.falsified is None else radius.falsified.value
     verdict = Verdict.UNKNOWN

@@ -18,9 +18,9 @@ from google.protobuf.message import DecodeError
 from verifkit.errors import ModelError, UnsupportedOperator
 from verifkit.input_sets import Box
 from verifkit.io.compare import check_defined, compare, further_probes, probes, settle_batching
-from verifkit.io.onnx_dialects import check_bytes, check_external_files, external_files
-from verifkit.io.onnx_graph import OnnxGraph, read_graph
-from verifkit.io.onnx_ops import lower
+from verifkit.io.lowering.dialects import check_bytes, check_external_files, external_files
+from verifkit.io.lowering.graph import OnnxGraph, read_graph
+from verifkit.io.lowering.table import lower
 from verifkit.io.onnx_writer import write_onnx
 from verifkit.io.runtime import OnnxRunner
 from verifkit.model import Model, digest_of

@@ -12,9 +12,9 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from verifkit.errors import ModelError
-from verifkit.io.onnx_steps import Steps
-from verifkit.io.onnx_writer_functions import parameters, write_function
-from verifkit.io.onnx_writer_maps import write_map
+from verifkit.io.writing.functions import parameters, write_function
+from verifkit.io.writing.maps import write_map
+from verifkit.io.writing.steps import Steps
 from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Max, Node, Product
 

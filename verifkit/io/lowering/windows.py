@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from verifkit.errors import UnsupportedOperator
-from verifkit.io.onnx_arguments import Args, constant, reference
-from verifkit.io.onnx_builder import Builder, Ref, Value
-from verifkit.io.onnx_graph import OnnxNode
+from verifkit.io.lowering.arguments import Args, constant, reference
+from verifkit.io.lowering.builder import Builder, Ref, Value
+from verifkit.io.lowering.graph import OnnxNode
 from verifkit.maps import Adjoint, LinearMap, Select, Shape
 from verifkit.weighted_maps import Conv
 

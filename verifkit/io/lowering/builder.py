@@ -14,7 +14,7 @@ import numpy as np
 
 from verifkit.errors import ModelError
 from verifkit.functions import ScalarFunction
-from verifkit.io.onnx_graph import OnnxGraph, OnnxNode, to_array
+from verifkit.io.lowering.graph import OnnxGraph, OnnxNode, to_array
 from verifkit.maps import Identity, LinearMap, Place, Reshape, Select, Shape, Sum
 from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Input, Max, Node, Product

@@ -16,22 +16,15 @@ import onnx
 
 from verifkit.errors import ModelError
 from verifkit.functions import Abs, Cos, Erf, Exp, Log, Reciprocal, Relu, Sigmoid, Sign, Sin, Softplus, Sqrt, Tanh
-from verifkit.io import onnx_arithmetic as arithmetic
-from verifkit.io import onnx_fold as constants
-from verifkit.io import onnx_functions as functions
-from verifkit.io import onnx_moves as moves
-from verifkit.io import onnx_normalisation as normalisation
-from verifkit.io import onnx_products as products
-from verifkit.io import onnx_reductions as reductions
-from verifkit.io import onnx_resize as resize
-from verifkit.io import onnx_windows as windows
-from verifkit.io.onnx_arguments import Args
-from verifkit.io.onnx_builder import Builder, Ref, Value
-from verifkit.io.onnx_fold import FOLDABLE, fold
-from verifkit.io.onnx_functions import activation
-from verifkit.io.onnx_graph import OnnxGraph, OnnxNode
-from verifkit.io.onnx_pad import pad
-from verifkit.io.onnx_refused import reason_against
+from verifkit.io.lowering import arithmetic, functions, moves, normalisation, products, reductions, resize, windows
+from verifkit.io.lowering import fold as constants
+from verifkit.io.lowering.arguments import Args
+from verifkit.io.lowering.builder import Builder, Ref, Value
+from verifkit.io.lowering.fold import FOLDABLE, fold
+from verifkit.io.lowering.functions import activation
+from verifkit.io.lowering.graph import OnnxGraph, OnnxNode
+from verifkit.io.lowering.pad import pad
+from verifkit.io.lowering.refused import reason_against
 from verifkit.network import Network
 
 MANY = 1_000_000

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from verifkit.io.onnx_arguments import (
+from verifkit.io.lowering.arguments import (
     Args,
     axes_in,
     axis_in,
@@ -17,8 +17,8 @@ from verifkit.io.onnx_arguments import (
     optional,
     reference,
 )
-from verifkit.io.onnx_builder import Builder, Ref, Value
-from verifkit.io.onnx_graph import OnnxNode
+from verifkit.io.lowering.builder import Builder, Ref, Value
+from verifkit.io.lowering.graph import OnnxNode
 from verifkit.maps import LinearMap, Select, Shape
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from verifkit.functions import Clip, Relu, ScalarFunction
-from verifkit.io.onnx_arguments import Args, axis_in, common_shape, constant, integers, optional, reference
-from verifkit.io.onnx_builder import Builder, Ref, Value, expansion
-from verifkit.io.onnx_functions import reciprocal
-from verifkit.io.onnx_graph import OnnxNode
+from verifkit.io.lowering.arguments import Args, axis_in, common_shape, constant, integers, optional, reference
+from verifkit.io.lowering.builder import Builder, Ref, Value, expansion
+from verifkit.io.lowering.functions import reciprocal
+from verifkit.io.lowering.graph import OnnxNode
 from verifkit.maps import LinearMap, Shape
 from verifkit.weighted_maps import Dense, Scale
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from verifkit.io.onnx_builder import Builder, Ref, Value
-from verifkit.io.onnx_graph import OnnxNode
+from verifkit.io.lowering.builder import Builder, Ref, Value
+from verifkit.io.lowering.graph import OnnxNode
 from verifkit.maps import Shape
 
 Args = Sequence[Value | None]

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import numpy as np
 
 from verifkit.functions import Abs, Exp, Log, Power, Reciprocal, ScalarFunction, Sqrt
-from verifkit.io.onnx_arguments import Args, axes_in, axis_in, listed, reference
-from verifkit.io.onnx_builder import Builder, Ref, Value
-from verifkit.io.onnx_functions import plus
-from verifkit.io.onnx_graph import OnnxNode
-from verifkit.io.onnx_moves import numbered
+from verifkit.io.lowering.arguments import Args, axes_in, axis_in, listed, reference
+from verifkit.io.lowering.builder import Builder, Ref, Value
+from verifkit.io.lowering.functions import plus
+from verifkit.io.lowering.graph import OnnxNode
+from verifkit.io.lowering.moves import numbered
 from verifkit.maps import Select
 
 Axes = tuple[int, ...]

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from verifkit.io.onnx_arguments import Args, common_shape, constant, reference
-from verifkit.io.onnx_builder import Builder, Ref, Value, expansion
-from verifkit.io.onnx_graph import OnnxNode
+from verifkit.io.lowering.arguments import Args, common_shape, constant, reference
+from verifkit.io.lowering.builder import Builder, Ref, Value, expansion
+from verifkit.io.lowering.graph import OnnxNode
 from verifkit.maps import Identity, LinearMap, Shape
 from verifkit.weighted_maps import BatchedDense, Dense, Scale
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from verifkit.io.onnx_graph import OnnxNode
+from verifkit.io.lowering.graph import OnnxNode
 
 _STEP = "it jumps, and no bound method here has a rule for that: remove it, or put a continuous function in its place"
 _HEAD = "it yields the place of an entry, not a score: end the model before it, and ask about the scores"

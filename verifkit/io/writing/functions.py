@@ -28,7 +28,7 @@ from verifkit.functions import (
     Sqrt,
     Tanh,
 )
-from verifkit.io.onnx_steps import Steps
+from verifkit.io.writing.steps import Steps
 
 _OPERATORS: dict[type[ScalarFunction], str] = {
     Relu: "Relu", Sigmoid: "Sigmoid", Tanh: "Tanh", Abs: "Abs", Sign: "Sign", Sqrt: "Sqrt",

@@ -24,9 +24,9 @@ from verifkit.functions import (
     Sqrt,
     Tanh,
 )
-from verifkit.io.onnx_arguments import Args, constant, reference
-from verifkit.io.onnx_builder import Builder, Ref, Value
-from verifkit.io.onnx_graph import OnnxNode
+from verifkit.io.lowering.arguments import Args, constant, reference
+from verifkit.io.lowering.builder import Builder, Ref, Value
+from verifkit.io.lowering.graph import OnnxNode
 from verifkit.maps import Identity
 from verifkit.weighted_maps import Scale
 

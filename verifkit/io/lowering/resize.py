@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verifkit.io.onnx_arguments import Args, axes_in, constant, integers, optional, reference
-from verifkit.io.onnx_builder import Builder, Ref, Value
-from verifkit.io.onnx_graph import OnnxNode
-from verifkit.io.onnx_moves import numbered, picked
+from verifkit.io.lowering.arguments import Args, axes_in, constant, integers, optional, reference
+from verifkit.io.lowering.builder import Builder, Ref, Value
+from verifkit.io.lowering.graph import OnnxNode
+from verifkit.io.lowering.moves import numbered, picked
 from verifkit.weighted_maps import Dense
 
 F32 = np.float32

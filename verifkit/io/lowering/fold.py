@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from verifkit.io.onnx_arguments import Args
-from verifkit.io.onnx_builder import Builder, Ref, Value
-from verifkit.io.onnx_graph import OnnxNode, to_array
+from verifkit.io.lowering.arguments import Args
+from verifkit.io.lowering.builder import Builder, Ref, Value
+from verifkit.io.lowering.graph import OnnxNode, to_array
 from verifkit.io.runtime import quiet, reason, runtime_errors, session
 
 _FOLDABLE = (

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from verifkit.functions import Power, Reciprocal, Sqrt
-from verifkit.io.onnx_arguments import Args, axis_in, channel_column, constant, optional, reference
-from verifkit.io.onnx_builder import Builder, Ref, Value
-from verifkit.io.onnx_functions import plus
-from verifkit.io.onnx_graph import OnnxNode
+from verifkit.io.lowering.arguments import Args, axis_in, channel_column, constant, optional, reference
+from verifkit.io.lowering.builder import Builder, Ref, Value
+from verifkit.io.lowering.functions import plus
+from verifkit.io.lowering.graph import OnnxNode
 from verifkit.maps import Identity
 from verifkit.weighted_maps import Scale
 

@@ -1,6 +1,6 @@
 """The ONNX protobuf as a plain graph: its inputs and outputs, and the nodes between them in topological order.
 
-Nothing is lowered here. What is refused here or in `onnx_dialects` is refused for every use of the model: an element
+Nothing is lowered here. What is refused here or in `dialects` is refused for every use of the model: an element
 type other than float or double, a dynamic axis other than the first, two networks in one file.
 """
 
@@ -17,12 +17,12 @@ import onnx
 from onnx import numpy_helper
 
 from verifkit.errors import ModelError, UnsupportedOperator
-from verifkit.io.onnx_dialects import check_model, check_value, element_type
+from verifkit.io.lowering.dialects import check_model, check_value, element_type
 from verifkit.maps import Shape
 
 MIN_OPSET = 7
 MAX_OPSET = 28
-"""The newest opset whose definitions of the operators in `onnx_ops` have been read and tested."""
+"""The newest opset whose definitions of the operators in `table` have been read and tested."""
 
 _SUBGRAPH = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from verifkit.io.onnx_steps import Steps
+from verifkit.io.writing.steps import Steps
 from verifkit.maps import Adjoint, Identity, LinearMap, Place, Reshape, Select, Shape, Sum
 from verifkit.weighted_maps import BatchedDense, Conv, Dense, Scale
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from verifkit.io.onnx_arguments import Args, axes_in, listed, optional, reference
-from verifkit.io.onnx_builder import Builder, Ref, Value
-from verifkit.io.onnx_graph import OnnxNode
-from verifkit.io.onnx_moves import numbered
+from verifkit.io.lowering.arguments import Args, axes_in, listed, optional, reference
+from verifkit.io.lowering.builder import Builder, Ref, Value
+from verifkit.io.lowering.graph import OnnxNode
+from verifkit.io.lowering.moves import numbered
 from verifkit.maps import Select
 
 _MODES = ("constant", "reflect", "edge", "wrap")
