@@ -22,10 +22,12 @@ from verifkit.bench.terminal import terminal_radii, terminal_table
 from verifkit.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-README, CONTRIBUTING, CLI = (ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/cli.md"))
+README, CONTRIBUTING, CLI, ONNX = (
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/cli.md", "docs/onnx.md")
+)
 NOTES = sorted((ROOT / "verifiers").glob("*/*.md"))
 RECORDS = sorted((ROOT / "docs" / "adr").glob("*.md"))
-PAGES = [README, CONTRIBUTING, CLI, ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "RESULTS.md", *RECORDS, *NOTES]
+PAGES = [README, CONTRIBUTING, CLI, ONNX, ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "RESULTS.md", *RECORDS, *NOTES]
 SLOW = ("benchmarks/suites/quick.toml --out",)  # the whole suite: `make study`, minutes of work
 
 
@@ -265,12 +267,16 @@ def test_a_page_stands_beside_every_verifier(name: str) -> None:
     assert f"[`{name}`]({name_of(page)})" in README.read_text(encoding="utf-8")
 
 
-def test_the_readme_names_every_operator_and_no_other() -> None:
+def test_the_page_on_onnx_names_every_operator_and_no_other() -> None:
+    from verifkit.io.lowering import graph
     from verifkit.io.lowering.table import RULES
 
-    said = re.search(r"ONNX operators lowered: ([\w,\s]+)\.", README.read_text(encoding="utf-8"))
+    said = re.search(r"ONNX operators lowered: ([\w,\s]+)\.", ONNX.read_text(encoding="utf-8"))
     assert said is not None
     assert sorted(re.split(r",\s+", said[1])) == sorted(RULES)
+    assert f"{len(RULES)} ONNX operators are lowered" in README.read_text(encoding="utf-8")
+    assert (graph.MIN_OPSET, graph.MAX_OPSET) == (7, 28)
+    assert "Opsets 7 to 28" in ONNX.read_text(encoding="utf-8")
 
 
 def test_the_kinds_in_the_readme_are_those_declared() -> None:

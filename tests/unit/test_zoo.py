@@ -183,7 +183,7 @@ def test_the_quick_suite_is_valid() -> None:
     assert suite.name == "quick"
     assert [name for name, _ in suite.verifiers] == ["interval", "crown", "milp", "smoothing", "pgd"]
     assert all(instance.timeout is not None and instance.timeout <= 10 for instance in suite.instances)
-    assert Counter(instance.expected for instance in suite.instances) == {None: 50, "unsat": 3, "sat": 1}
+    assert Counter(instance.expected for instance in suite.instances) == {None: 80, "unsat": 3, "sat": 1}
     for name, options in suite.verifiers:
         create(name, options)
 

@@ -102,7 +102,7 @@ class _Seen:
 
 
 def _check_lines(analysis: LinearAnalysis, values: Sequence[np.ndarray], seen: _Seen) -> None:
-    """Every activation's value lies between its lines at every sample."""
+    """Every activation's value lies between its lines, and every product's between its planes, at every sample."""
     for k, lines in analysis.lines.items():
         x, y = values[analysis.network.nodes[k].parents[0]], values[k]
         below, above = lines.lower_slope * x + lines.lower_offset, lines.upper_slope * x + lines.upper_offset
@@ -110,6 +110,16 @@ def _check_lines(analysis: LinearAnalysis, values: Sequence[np.ndarray], seen: _
         slack = ROUNDING[np.dtype(np.float64)] * (1.0 + steepness) * seen.largest[k]
         wrong = ~((below <= y + slack) & (above >= y - slack))
         _fail_where(wrong, f"CROWN's lines of {_named(analysis.network, k)}", below, above, y, y)
+    for k, planes in analysis.planes.items():
+        left, right = (values[p] for p in analysis.network.nodes[k].parents)
+        y = values[k]
+        below = planes.lower_left * left + planes.lower_right * right + planes.lower_offset
+        above = planes.upper_left * left + planes.upper_right * right + planes.upper_offset
+        size = np.abs(planes.lower_left) + np.abs(planes.lower_right)
+        steepness = np.maximum(size, np.abs(planes.upper_left) + np.abs(planes.upper_right))
+        slack = ROUNDING[np.dtype(np.float64)] * (1.0 + steepness) * seen.largest[k]
+        wrong = ~((below <= y + slack) & (above >= y - slack))
+        _fail_where(wrong, f"CROWN's planes of {_named(analysis.network, k)}", below, above, y, y)
 
 
 def _check_output(whose: str, bounds: Bounds, y: np.ndarray, slack: float, network: Network) -> None:
