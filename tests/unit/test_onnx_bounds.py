@@ -1,4 +1,4 @@
-"""Every lowered operator with every accepted attribute, alone and in a residual block: interval and CROWN bounds hold."""
+"""Every lowered operator with every accepted attribute, alone and in a residual block: bounds hold samples."""
 
 from __future__ import annotations
 
