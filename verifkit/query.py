@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -71,11 +72,23 @@ class QueryFamily:
 
     @property
     def reach(self) -> Fraction | None:
-        """The l-inf distance from the center to the clip box's farthest face: no larger l-inf ball says more."""
+        """The distance from the center to the clip box's farthest point, in this norm: no larger ball says more.
+
+        In l2 the least float that is no smaller.
+        """
         if self.clip is None:
             return None
         ends = zip(self.center, self.clip.lower, self.clip.upper, strict=True)
-        return max(max(c - low, high - c) for c, low, high in ends)
+        gaps = [max(c - low, high - c) for c, low, high in ends]
+        if self.norm == "inf":
+            return max(gaps)
+        if self.norm == "1":
+            return sum(gaps, Fraction(0))
+        if self.norm == "0":
+            return Fraction(sum(gap != 0 for gap in gaps))
+        square = sum((gap * gap for gap in gaps), Fraction(0))
+        root = math.sqrt(square)
+        return Fraction(root if Fraction(root) ** 2 >= square else math.nextafter(root, math.inf))
 
 
 def robustness_family(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from verifkit.budget import Clock
+from verifkit.input_sets import float_above
 from verifkit.query import QueryFamily
 from verifkit.result import Reason, Result, Verdict
 
@@ -152,20 +153,22 @@ def bisect(
 
     ask(radius) returns the result there, or None once the budget is spent. Stops when the gap is at most the search's
     tolerance times its upper end. Neither end is capped: doubling goes on until the ball covers the clip box, halving
-    down to the spacing of floats. Where an upper end is known, the search starts below it. `falsifying`: the method
-    only ever finds violations, so the search looks for the smallest violated radius instead of the largest certified.
+    down to the spacing of floats; in l0 only whole numbers are asked about. Where an upper end is known, the search
+    starts below it. `falsifying`: the method only ever finds violations, so the search looks for the smallest violated
+    radius instead of the largest certified.
     """
     family, known = search.family, search.falsified
     bracket = _Bracket(ask, known, falsifying)
     low, high, complete = 0.0, None if known is None else known.value, False
+    whole = family.norm == "0"
     if high == 0.0:
         return Radius(family.norm, None, known)
     if not bracket.holds(0.0):
         return Radius(family.norm, None, bracket.falsified, tuple(bracket.undecided))
     if high is None:
-        low, high, complete = _enclose(family, bracket, start)
-    while high is not None and high - low > search.tolerance * high and high > search.floor:
-        middle = (low + high) / 2
+        low, high, complete = _enclose(family, bracket, 1.0 if whole else start)
+    while high is not None and high - low > (1.0 if whole else search.tolerance * high) and high > search.floor:
+        middle = float((low + high) // 2) if whole else (low + high) / 2
         answer = bracket.holds(middle)
         if answer is None:
             break
@@ -181,11 +184,11 @@ def bisect(
 
 def _enclose(family: QueryFamily, bracket: _Bracket, start: float) -> tuple[float, float | None, bool]:
     """(largest radius to go up from, smallest to go down from or None, whether the whole clip box was passed)."""
-    reach = family.reach if family.norm == "inf" else None
+    reach = None if family.reach is None else float(float_above([family.reach])[0])
     low, radius = 0.0, start
     while radius < LARGEST:
         if reach is not None and radius >= reach:
-            radius = max(float(reach), low)
+            radius = max(reach, low)
             answer = bracket.holds(radius)
             return (radius, None, True) if answer else (low, radius if answer is False else None, False)
         answer = bracket.holds(radius)

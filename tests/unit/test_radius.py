@@ -26,6 +26,22 @@ ROOT = Path(__file__).resolve().parents[2]
 PAPER = Paper("x", "A", "T", "V", 2026)
 
 
+@dataclass(frozen=True, kw_only=True)
+class UpToEntries(Verifier):
+    """Proves l0 balls of up to `limit` entries."""
+
+    limit: float
+    name: ClassVar[str] = "up_to_entries"
+    capabilities: ClassVar[Capabilities] = Capabilities(kinds={"0": Kind.INCOMPLETE}, paper=PAPER)
+
+    def _decide(self, query: Query, clock: Clock, rng: np.random.Generator) -> Outcome:
+        ball = query.prop.input_set
+        assert isinstance(ball, LpBall)
+        if ball.radius <= Fraction(self.limit):
+            return Outcome.holds(Guarantee(arithmetic=Arithmetic.EXACT), None)
+        return Outcome.unknown(Reason.INCOMPLETE)
+
+
 def threshold_family(threshold: float, center: float = 0.0, clip: tuple[float, float] | None = None) -> QueryFamily:
     """f(x) = (threshold + center - x, 0): class 0 is kept while x < center + threshold."""
     network = dense_network([np.array([[-1.0], [0.0]])], [np.array([threshold + center, 0.0])])
@@ -154,6 +170,35 @@ def test_the_l1_radius_of_milp_is_bracketed_by_bisection() -> None:
     assert found.falsified is not None
     assert isinstance(digits(8, "1").at(1).prop.input_set, LpBall)
     assert 0 < found.certified.value < found.falsified.value
+
+
+def test_an_l0_radius_is_a_whole_number_of_entries() -> None:
+    # class 0 leads by 3.5 and each entry may take 1 of it: three may change, not four
+    network = dense_network([np.array([[-1.0] * 6, [0.0] * 6])], [np.array([3.5, 0.0])])
+    model = model_from_network(network, "count")
+    for clip, certified in (((0, 1), 3.0), ((0, Fraction(1, 2)), 6.0)):
+        family = robustness_family(model, [0.0] * 6, 0, "0", clip)
+        found = UpToEntries(limit=certified).radius(family)
+        assert found.certified is not None
+        assert found.certified.value == certified
+        assert found.complete == (certified == 6.0)
+        assert all(r == int(r) for r, _ in found.undecided)
+
+
+@pytest.mark.parametrize("norm", ["inf", "1", "2", "0"])
+def test_the_clip_box_ends_the_search_in_every_norm(norm: str) -> None:
+    network = dense_network([np.zeros((2, 3))], [np.array([1.0, 0.0])])
+    model = model_from_network(network, "constant")
+    clip = Box((0, 0, 0), (Fraction(1), Fraction(1), Fraction(1)))  # type: ignore[arg-type]
+    family = robustness_family(model, [0.25, 0.5, 0.5], 0, norm, clip)  # type: ignore[arg-type]
+    exact = {"inf": 0.75, "1": 1.75, "2": (0.75**2 + 0.5) ** 0.5, "0": 3.0}[norm]
+    assert family.reach is not None
+    assert float(family.reach) == pytest.approx(exact, rel=1e-15)
+    for name in ("interval",) if norm == "0" else ("interval", "crown", "auto"):
+        found = create(name).radius(family)
+        assert found.complete, name
+        assert found.certified is not None
+        assert Fraction(found.certified.value) >= family.reach
 
 
 def test_merging_keeps_the_best_ends() -> None:
