@@ -170,7 +170,7 @@ def test_a_broken_instance_is_an_error_row_and_the_rest_go_on(plugin: str, tmp_p
 
 def test_samples_are_asked_for_verdicts_and_radii(plugin: str, tmp_path: Path) -> None:
     write_model(tmp_path / "net.onnx")
-    np.savez(tmp_path / "s.npz", x=np.full((2, 2), 0.5, dtype=np.float32), y=np.array([0, 1]))
+    np.savez(tmp_path / "s.npz", x=np.full((3, 2), 0.5, dtype=np.float32), y=np.array([0, 0, 1]))
     (tmp_path / "suite.toml").write_text("""
         name = "mixed"
         timeout = 5
@@ -186,11 +186,11 @@ def test_samples_are_asked_for_verdicts_and_radii(plugin: str, tmp_path: Path) -
         model = "net.onnx"
         inputs = "s.npz"
         clip = [0.0, 1.0]
-        indices = [1]
+        indices = [1, 2]
         timeout = 9
     """)
     summary = run(load_suite(tmp_path / "suite.toml"), out=tmp_path / "out")
-    assert (summary.rows, summary.errors) == (5, 0)
+    assert (summary.rows, summary.errors) == (8, 0)
     rows = {row.instance: row for row in read_rows(tmp_path / "out")}
     verify = rows["net/s[0] linf 0.01"]
     assert (verify.question, verify.radius, verify.index, verify.label) == ("verify", 0.01, 0, 0)
@@ -200,6 +200,8 @@ def test_samples_are_asked_for_verdicts_and_radii(plugin: str, tmp_path: Path) -
     assert radius.certified == 0.5
     assert radius.complete is True
     assert radius.guarantee is not None
+    lie = rows["net/s[2] linf radius"]  # the model reads it as class 0, whatever a method claims: an attack shows it
+    assert (lie.verdict, lie.certified, lie.falsified) == ("VIOLATED", None, 0.0)
 
 
 def test_mistakes_are_told_before_anything_runs(plugin: str, folder: Path, tmp_path: Path) -> None:
