@@ -170,7 +170,7 @@ def test_a_broken_instance_is_an_error_row_and_the_rest_go_on(plugin: str, tmp_p
 
 def test_samples_are_asked_for_verdicts_and_radii(plugin: str, tmp_path: Path) -> None:
     write_model(tmp_path / "net.onnx")
-    np.savez(tmp_path / "s.npz", x=np.full((3, 2), 0.5, dtype=np.float32), y=np.array([0, 0, 1]))
+    np.savez(tmp_path / "s.npz", x=np.float32([[0.25, 0.5], [0.5, 0.5], [0.5, 0.5]]), y=np.array([0, 0, 1]))
     (tmp_path / "suite.toml").write_text("""
         name = "mixed"
         timeout = 5
