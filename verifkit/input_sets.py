@@ -217,3 +217,23 @@ def clip_box(clip: Box | tuple[Number, Number] | None, size: int) -> Box | None:
         return clip
     low, high = (rational(v) for v in clip)
     return Box((low,) * size, (high,) * size)
+
+
+def center_in(x: Any, clip: Box | None) -> tuple[Fraction, ...]:
+    """`x` (array of any shape, or numbers) as exact rationals, flat in C order.
+
+    An entry that lies outside the clip box only because the box's end is no float of x's type (0.3 in float32 is a
+    little more than 3/10) is taken to be that end. Raises `PropertyError` where sizes differ or a number is not finite.
+    """
+    flat = np.asarray(x).reshape(-1)
+    center = list(_rationals(flat, "the center"))
+    if clip is None:
+        return tuple(center)
+    if clip.size != len(center):
+        raise PropertyError(f"the clip box has {clip.size} entries, the center {len(center)}")
+    kind = flat.dtype.type if flat.dtype.kind == "f" else np.float64
+    for i, (value, low, high) in enumerate(zip(center, clip.lower, clip.upper, strict=True)):
+        end = low if value < low else high
+        if not low <= value <= high and kind(float(end)) == flat[i]:
+            center[i] = end
+    return tuple(center)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from verifkit.errors import PropertyError
-from verifkit.input_sets import Box, InputSet, LpBall, Norm, Number, ball, clip_box, rational
+from verifkit.input_sets import Box, InputSet, LpBall, Norm, Number, ball, center_in, clip_box, rational
 
 
 @dataclass(frozen=True)
@@ -248,9 +248,8 @@ def robustness(
 ) -> Property:
     """Local robustness: every input within `radius` of `x` (in `norm`, raw input units) is classified `label`.
 
-    x: array of any shape, flattened in C order. clip: a box, or one (low, high) pair for every input. A tie with
-    another class is not robust.
+    x: array of any shape, flattened in C order. clip: a box, or one (low, high) pair for every input; an entry that is
+    the box's end as x's floats have it counts as that end. A tie with another class is not robust.
     """
-    flat = np.asarray(x).reshape(-1)
-    box = clip_box(clip, flat.size)
-    return Property(ball(flat, radius, norm, box), misclassified(label, n_outputs), n_outputs, name)
+    box = clip_box(clip, np.asarray(x).size)
+    return Property(ball(center_in(x, box), radius, norm, box), misclassified(label, n_outputs), n_outputs, name)

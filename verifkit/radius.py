@@ -48,6 +48,7 @@ class Radius:
     undecided: the radii tried that stayed UNKNOWN, with their reasons. norm: of the radius, in raw input units. Each
     end names its verifier: the upper one may come from a falsifier that was asked beside. `misclassified`: the center
     itself is a violation, so no radius can hold. `complete`: the certified ball is all that the clip box admits.
+    `detail`: why the question could not be taken, where it could not.
     """
 
     norm: str
@@ -55,6 +56,7 @@ class Radius:
     falsified: RadiusEnd | None
     undecided: tuple[tuple[float, Reason], ...] = ()
     complete: bool = False
+    detail: str = ""
 
     @property
     def misclassified(self) -> bool:
@@ -79,6 +81,7 @@ class Radius:
             "undecided": [[r, str(why)] for r, why in self.undecided],
             "misclassified": self.misclassified,
             "complete": self.complete,
+            "detail": self.detail,
         }
 
 

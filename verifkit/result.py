@@ -38,7 +38,7 @@ class Reason(StrEnum):
 
 
 _ADVICE = {
-    Reason.INCOMPLETE: "this method could not decide it; try a complete verifier such as auto or milp",
+    Reason.INCOMPLETE: "this method could not decide it; try a complete verifier, where one takes it (`verifkit list`)",
     Reason.TIMEOUT: "time ran out; raise --timeout or shrink the input set",
     Reason.MEMOUT: "the memory limit was reached; raise --memory or use a cheaper verifier",
     Reason.UNSUPPORTED: "this verifier cannot take this question; `verifkit list` shows which can",

@@ -83,7 +83,8 @@ class Verifier(ABC):
         clock = Clock(budget)
         if self.capabilities.refusal(family.at(0)) is not None:
             refused = self.verify(family.at(0), seed=seed)
-            return Radius(family.norm, None, None, ((0.0, refused.reason or Reason.UNSUPPORTED),))
+            why = ((0.0, refused.reason or Reason.UNSUPPORTED),)
+            return Radius(family.norm, None, None, why, detail=refused.detail)
         proving = self.capabilities.kinds[family.norm] in (Kind.COMPLETE, Kind.INCOMPLETE)
         falsified = _attacked(family, clock, seed) if attack and proving else None
         try:

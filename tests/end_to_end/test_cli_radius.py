@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from tests.end_to_end.test_cli import MODEL, ROOT, mistake, run
+from verifkit.io.onnx import model_from_network
+from verifkit.network import dense_network
 
 SAMPLES = ROOT / "benchmarks" / "suites" / "digits-samples.npz"
 
@@ -101,3 +103,24 @@ def test_mistakes_are_one_sentence(eight: Path, tmp_path: Path) -> None:
     assert "label" in ask("--input", eight, "--label", 10)
     assert "clip" in ask("--input", eight, "--clip", 2, 3)
     assert "--timeout" in ask("--input", eight, "--timeout", 0) or "seconds" in ask("--input", eight, "--timeout", 0)
+    np.save(tmp_path / "large.npy", np.full(64, 1e40))
+    assert "no finite float32" in ask("--input", tmp_path / "large.npy")
+    assert "leave --index out" in ask("--input", eight, "--index", 0)
+    (tmp_path / "text.npy").write_text("0.5 0.5")
+    assert "save the input with numpy.save" in ask("--input", tmp_path / "text.npy")
+
+
+def test_a_question_that_cannot_be_taken_names_who_can(eight: Path) -> None:
+    done = run("radius", MODEL, "--input", eight, "--norm", 2, "--verifier", "milp")
+    assert done.returncode == 1
+    assert "can take it: " in lines_of(done.stdout)["undecided"]
+
+
+def test_a_tie_is_called_a_tie(tmp_path: Path) -> None:
+    model = model_from_network(dense_network([np.zeros((2, 1))], [np.zeros(2)]), "tie")
+    assert model.onnx_bytes is not None
+    (tmp_path / "tie.onnx").write_bytes(model.onnx_bytes)
+    np.save(tmp_path / "x.npy", np.zeros(1))
+    done = run("radius", tmp_path / "tie.onnx", "--input", tmp_path / "x.npy")
+    assert done.returncode == 0
+    assert "another class scores as high as class 0" in lines_of(done.stdout)["misclassified"]

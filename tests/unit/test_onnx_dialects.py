@@ -259,3 +259,45 @@ def complaint(data: bytes) -> str:
     except ModelError as error:
         return str(error)
     return ""
+
+
+def test_an_output_that_is_the_input() -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])
+    other = helper.make_node("Relu", ["x"], ["unused"])
+    data = helper.make_model(helper.make_graph([other], "g", [value], [value]), ir_version=8).SerializeToString()
+    model = model_from_bytes(data, "same")
+    assert model(np.float32([[1, -2, 3]])).tolist() == [[1.0, -2.0, 3.0]]
+
+
+def test_a_tensor_without_entries_never_reaches_onnxruntime() -> None:
+    nodes = [
+        helper.make_node("AveragePool", ["x"], ["p"], kernel_shape=[5, 1], ceil_mode=1, name="pool"),
+        helper.make_node("InstanceNormalization", ["p", "s", "b"], ["y"], name="norm"),
+    ]
+    ends = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 3, 1]),
+        helper.make_empty_tensor_value_info("y"),
+    ]
+    tensors = [numpy_helper.from_array(np.ones(2, dtype=np.float32), name) for name in "sb"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9).SerializeToString()
+    with pytest.raises(ModelError, match=r"without any entry|do not fit together"):
+        model_from_bytes(data, "empty", require_network=False)
+
+
+def test_a_name_that_is_no_text() -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])
+    graph = helper.make_graph([helper.make_node("Sigmoid", ["x"], ["y"])], "g", [value], [out])
+    data = helper.make_model(graph, ir_version=8).SerializeToString().replace(b"Sigmoid", b"\xcdigmoid")
+    with pytest.raises(ModelError, match="no text"):
+        model_from_bytes(data, "flipped", require_network=False)
+
+
+def test_what_onnxruntime_cancels_in_elu_is_no_mismatch() -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])
+    nodes = [helper.make_node("Mul", ["x", "c"], ["h"]), helper.make_node("Elu", ["h"], ["y"])]
+    scale = numpy_helper.from_array(np.float32([1e-4, -1e-5]), "c")
+    graph = helper.make_graph(nodes, "g", [value], [out], [scale])
+    assert model_from_bytes(helper.make_model(graph, ir_version=8).SerializeToString(), "elu").network is not None

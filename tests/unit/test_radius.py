@@ -12,7 +12,7 @@ import pytest
 
 from verifkit.budget import Budget, Clock
 from verifkit.capabilities import Capabilities, Kind, Paper
-from verifkit.errors import OptionError
+from verifkit.errors import OptionError, PropertyError
 from verifkit.input_sets import Box, LpBall
 from verifkit.io.onnx import load_model, model_from_network
 from verifkit.network import dense_network
@@ -217,3 +217,15 @@ def test_what_a_method_cannot_take_is_said() -> None:
     found = create("milp").radius(digits(8, "2"))
     assert found.certified is None
     assert found.undecided == ((0.0, Reason.UNSUPPORTED),)
+
+
+def test_an_input_on_the_clip_box_as_floats_have_it_is_inside() -> None:
+    model = load_model(ROOT / "benchmarks" / "zoo" / "toy-spirals.onnx")
+    x = np.array([0.3, 0.25], dtype=np.float32)
+    assert Fraction(float(x[0])) > Fraction(3, 10)
+    family = robustness_family(model, x, 0, "inf", ("0", "0.3"))  # type: ignore[arg-type]
+    assert family.center == (Fraction(3, 10), Fraction(1, 4))
+    assert family.at("0.1").prop.input_set.contains((Fraction(3, 10), Fraction(1, 4)))
+    beyond = np.nextafter(x, np.float32(1))
+    with pytest.raises(PropertyError, match="clip"):
+        robustness_family(model, beyond, 0, "inf", ("0", "0.3"))  # type: ignore[arg-type]

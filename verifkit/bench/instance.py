@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from verifkit.errors import PropertyError, SuiteError
-from verifkit.input_sets import Box, Norm, rational
+from verifkit.input_sets import Box, Norm, center_in, rational
 from verifkit.model import Model
 from verifkit.properties import Polyhedron, Property, misclassified, robustness
 from verifkit.query import QueryFamily
@@ -128,8 +128,7 @@ def build_question(instance: Instance, model: Model, samples: Arrays) -> Questio
         if sample.clip is not None:
             low, high = map(rational, sample.clip)
             clip = Box((low,) * x.size, (high,) * x.size)
-        center = tuple(rational(v) for v in x.tolist())
-        family = RadiusQuestion(center, sample.norm, misclassified(sample.label, model.n_outputs), clip)
+        family = RadiusQuestion(center_in(x, clip), sample.norm, misclassified(sample.label, model.n_outputs), clip)
         family.family(model).at(0)  # raises here, once, what every radius would
         return family
     return robustness(x, sample.label, sample.radius, sample.norm, n_outputs=model.n_outputs, clip=sample.clip)

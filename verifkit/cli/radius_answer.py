@@ -62,7 +62,9 @@ class RadiusAnswer:
         low, high = found.certified, found.falsified
         lines = [f"radius: [{_number(low)}, {_number(high, up=True)}] {norm}, class {label}"]
         if found.misclassified:
-            lines.append(f"misclassified: the model gives the input itself class {self.predicted}")
+            other = f"gives the input itself class {self.predicted}"
+            tied = f"another class scores as high as class {label} at the input itself"
+            lines.append(f"misclassified: {f'the model {other}' if self.predicted != label else tied}")
         if low is not None and low.result.guarantee is not None:
             whole = " (all that the clip box admits)" if found.complete else ""
             lines.append(f"certified: {_number(low)}{whole} by {low.result.verifier}")
@@ -102,6 +104,14 @@ def ask_radius(
             f"the input in '{asked.inputs}' has shape {list(x.shape)}, that is {x.size} entries, but model "
             f"'{model.name}' has {model.n_inputs} inputs; one of several is chosen by --index"
         )
+    with np.errstate(over="ignore"):
+        fed = x.astype(model.dtype)
+    if not np.isfinite(fed).all():
+        at = int(np.flatnonzero(~np.isfinite(fed.reshape(-1)))[0])
+        raise PropertyError(
+            f"entry {at} of the input in '{asked.inputs}' is {x.reshape(-1)[at]}: that is no finite "
+            f"{np.dtype(model.dtype).name}, which the model takes"
+        )
     predicted = int(np.argmax(model(x.reshape(1, -1))[0]))
     label = asked.label if asked.label is not None else given if given is not None else predicted
     family = robustness_family(model, x, label, asked.norm, clip=_clip(asked))
@@ -126,24 +136,32 @@ def _read_input(asked: Asked) -> tuple[np.ndarray, int | None]:
         return _row(x, index, asked.inputs), int(y[index])
     try:
         x = np.load(asked.inputs, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise PropertyError(f"'{asked.inputs}' cannot be read as an .npy array: {error}") from None
+    except OSError as error:
+        raise PropertyError(f"'{asked.inputs}' cannot be read: {error.strerror}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        raise PropertyError(
+            f"'{asked.inputs}' cannot be read as an .npy array: save the input with numpy.save"
+        ) from None
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "fiu" or not x.size:
         raise PropertyError(f"'{asked.inputs}' holds no array of numbers: save the input with numpy.save")
     return (x if asked.index is None else _row(x, asked.index, asked.inputs)), None
 
 
 def _row(x: np.ndarray, index: int, path: str) -> np.ndarray:
-    if x.ndim < 1 or not 0 <= index < len(x):
-        raise PropertyError(f"--index {index} is outside '{path}', which holds {len(x) if x.ndim else 0} inputs")
+    if x.ndim < 2:
+        raise PropertyError(f"'{path}' holds one input of shape {list(x.shape)}: leave --index out")
+    if not 0 <= index < len(x):
+        raise PropertyError(f"--index {index} is outside '{path}', which holds {len(x)} inputs")
     return np.asarray(x[index])
 
 
 def _undecided(found: Radius) -> list[str]:
     """A line for each reason, with how many radii stayed undecided and where."""
+    if found.detail:
+        return [f"undecided: {found.undecided[0][1]} - {found.detail}"]
     lines = []
     for reason in dict.fromkeys(why for _, why in found.undecided):
-        radii = [r for r, why in found.undecided if why is reason]
+        radii = sorted({r for r, why in found.undecided if why is reason})
         what = "1 radius, " if len(radii) == 1 else f"{len(radii)} radii from {shorten(min(radii), DIGITS)} to "
         lines.append(f"undecided: {what}{shorten(max(radii), DIGITS)} - {reason}: {reason.advice}")
     return lines

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from verifkit.errors import ModelError
-from verifkit.functions import Exp, Power, Reciprocal
+from verifkit.functions import Elu, Exp, Power, Reciprocal
 from verifkit.input_sets import Box
 from verifkit.io.runtime import OnnxRunner
 from verifkit.maps import Shape
@@ -157,6 +157,8 @@ def _gap_and_noise(network: Network, x: np.ndarray, ours: np.ndarray, y: np.ndar
     exact, rows, column = values[-1], len(x), (-1, *(1,) * (y.ndim - 1))
     counted = [*(v for v, skipped in zip(values, steep, strict=True) if not skipped), y]
     sizes = [np.abs(np.where(np.isfinite(v), v, 0.0)).reshape(rows, -1).max(axis=1) for v in counted]
+    # onnxruntime takes Elu's exp(x) - 1 at its word: next to 0 what is left has the rounding of 1.
+    sizes += [np.full(rows, abs(n.function.alpha)) for _, n in network.activations() if isinstance(n.function, Elu)]
     floor = np.finfo(x.dtype).eps / 2 * np.max(sizes, axis=0).reshape(column)
     held = np.isfinite(ours)  # else the network overflows in the arithmetic of x, or is undefined
     gap = np.where(np.isfinite(exact), np.abs(np.where(held, ours, exact) - y), np.inf)

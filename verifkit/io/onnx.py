@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from verifkit.errors import ModelError, UnsupportedOperator
 from verifkit.input_sets import Box
 from verifkit.io.compare import check_defined, compare, further_probes, probes, settle_batching
-from verifkit.io.lowering.dialects import check_bytes, check_external_files, external_files
+from verifkit.io.lowering.dialects import check_bytes, check_external_files, check_sizes, external_files
 from verifkit.io.lowering.graph import OnnxGraph, read_graph
 from verifkit.io.lowering.table import lower
 from verifkit.io.onnx_writer import write_onnx
@@ -120,12 +120,18 @@ def _model(proto: onnx.ModelProto, data: bytes, name: str, *, require_network: b
     graph = read_graph(proto, name)
     network, unsupported = None, None
     try:
-        network = lower(graph, name)
-    except UnsupportedOperator as error:
-        if require_network:
-            raise
-        unsupported = error
-    return _checked(graph, data, name, network, unsupported, box)
+        try:
+            network = lower(graph, name)
+        except UnsupportedOperator as error:
+            if require_network:
+                raise
+            check_sizes(proto, name)  # what the lowering would have refused, and onnxruntime may crash on
+            unsupported = error
+        return _checked(graph, data, name, network, unsupported, box)
+    except MemoryError:
+        raise ModelError(
+            f"model '{name}' has tensors that do not fit into this machine's memory: check its shapes"
+        ) from None
 
 
 def _checked(

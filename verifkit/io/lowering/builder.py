@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import onnx
 
 from verifkit.errors import ModelError
 from verifkit.functions import ScalarFunction
@@ -46,7 +47,8 @@ class Builder:
         self.nodes: list[Node] = [Input(shape=graph.input_shape, name="+".join(port.name for port in graph.inputs))]
         whole = Ref(0, graph.input_shape, kind)
         self.values: dict[str, Value] = {graph.inputs[0].name: whole}
-        self.node: OnnxNode
+        # Until the first node is visited: the graph as a whole, whose output may be its input.
+        self.node = OnnxNode("graph", graph.opset, onnx.NodeProto(op_type="Identity", output=graph.outputs[:1]))
         if len(graph.inputs) > 1:
             start = 0
             for port in graph.inputs:

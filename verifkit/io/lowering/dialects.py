@@ -104,6 +104,31 @@ def check_model(model: onnx.ModelProto, name: str) -> None:
             )
 
 
+def check_sizes(model: onnx.ModelProto, name: str) -> None:
+    """Refuses a tensor without entries, as far as ONNX's shape inference sees one: onnxruntime may crash on it."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"the shapes of model '{name}' do not fit together ({str(error).splitlines()[0][:200]}): export it again"
+        ) from None
+    for value in [*inferred.value_info, *inferred.output]:
+        sizes = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
+        if any(size < 1 for size in sizes):
+            raise ModelError(
+                f"tensor '{value.name}' of model '{name}' has shape {sizes}, without any entry: export it with inputs "
+                f"large enough for its windows and scales"
+            )
+
+
+def check_text(model: onnx.ModelProto, name: str) -> None:
+    """Refuses names that are no text, which onnxruntime cannot report on."""
+    for node in model.graph.node:
+        texts = [node.op_type, node.domain, node.name, *node.input, *node.output, *(a.name for a in node.attribute)]
+        if not all(isinstance(text, str) for text in texts):
+            raise ModelError(f"'{name}' holds names that are no text: the file is damaged, fetch or export it again")
+
+
 def element_type(inputs: Sequence[onnx.ValueInfoProto], name: str) -> type[np.floating[Any]]:
     """The element type of the inputs, one for all of them: float32 or float64."""
     kinds = {_dtype(value, name): value.name for value in inputs}

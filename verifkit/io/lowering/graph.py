@@ -17,7 +17,7 @@ import onnx
 from onnx import numpy_helper
 
 from verifkit.errors import ModelError, UnsupportedOperator
-from verifkit.io.lowering.dialects import check_model, check_value, element_type
+from verifkit.io.lowering.dialects import check_model, check_text, check_value, element_type
 from verifkit.maps import Shape
 
 MIN_OPSET = 7
@@ -126,6 +126,7 @@ class OnnxGraph:
 def read_graph(model: onnx.ModelProto, name: str) -> OnnxGraph:
     """The graph of a parsed model; `name` is what messages call it. Raises `ModelError`."""
     graph = model.graph
+    check_text(model, name)
     check_model(model, name)
     opset = _opset(model, name)
     tensors = {t.name: t for t in graph.initializer}

@@ -80,7 +80,7 @@ def _noise(imported: TorchModel, x: np.ndarray, found: np.ndarray) -> np.ndarray
     largest = np.abs(wide).max(axis=1)
     for k, row in enumerate(rows):
         counted = [o for node, skipped in zip(row, steep, strict=True) for o in node if not skipped and o.numel()]
-        largest[k] = max(largest[k], *(float(o.abs().max()) for o in counted))
+        largest[k] = max([float(largest[k]), *(float(o.abs().max()) for o in counted)])
     with np.errstate(invalid="ignore"):
         noise = np.abs(values - found) + np.abs(elsewhere - values) + unit * largest[:, None]
     return np.where(np.isfinite(noise), noise, 0.0)
