@@ -124,10 +124,11 @@ def _space(w: Rewriter, node: onnx.NodeProto) -> None:
     """SpaceToDepth, DepthToSpace: by reshaping and transposing; there are converters for one mode of one of them."""
     values, x = attributes(node), node.input[0]
     batch, channels, height, width = w.shapes[x]
-    b = values["blocksize"]
+    b, depth_first = values["blocksize"], values.get("mode", "DCR") == "DCR"
     if node.op_type == "SpaceToDepth":
-        split, order = (batch, channels, height // b, b, width // b, b), [0, 3, 5, 1, 2, 4]
-    elif values.get("mode", "DCR") == "DCR":
+        split = (batch, channels, height // b, b, width // b, b)
+        order = [0, 3, 5, 1, 2, 4] if depth_first else [0, 1, 3, 5, 2, 4]
+    elif depth_first:
         split, order = (batch, b, b, channels // b**2, height, width), [0, 3, 4, 1, 5, 2]
     else:
         split, order = (batch, channels // b**2, b, b, height, width), [0, 1, 4, 2, 5, 3]
