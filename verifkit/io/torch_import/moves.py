@@ -1,7 +1,7 @@
 """Operators that only move entries, restated for onnx2torch: reshapes, picks, splits, pads, scatters.
 
 A rule reads one ONNX node and emits nodes that compute the same. Shapes are fixed and operands that set shapes are
-constants (`prepare` sees to both). What cannot be restated raises `NotImplementedError` with the reason; the caller
+constants (`prepare` sees to both). What cannot be restated raises `NotRestated` with the reason; the caller
 names the node. Definitions: the ONNX operator specification, opsets 13 to 28.
 """
 
@@ -13,14 +13,14 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from verifkit.io.torch_import.rewriter import Rewriter, Rule, attributes, operand, pad_constant
+from verifkit.io.torch_import.rewriter import NotRestated, Rewriter, Rule, attributes, operand, pad_constant
 
 
 def _reshape(w: Rewriter, node: onnx.NodeProto) -> None:
     """Reshape, Flatten, Squeeze, Unsqueeze: the same data in a known shape. onnx2torch sorts negative axes wrongly."""
     shape = w.shapes[node.output[0]]
     if 0 in shape:
-        raise NotImplementedError("it computes an empty tensor")
+        raise NotRestated("it computes an empty tensor")
     w.emit("Reshape", [node.input[0], w.constant(shape, np.int64)], node.output[0])
 
 
@@ -67,13 +67,13 @@ def _pad(w: Rewriter, node: onnx.NodeProto) -> None:
     if mode == "constant":
         value = w.constants.get(operand(node, 2)) if operand(node, 2) else np.zeros(())
         if value is None:
-            raise NotImplementedError("its value is no constant")
+            raise NotRestated("its value is no constant")
         full = [pads.get(axis, (0, 0)) for axis in range(len(shape))]
         pad_constant(w, x, full, float(value.reshape(())), w.dtypes[x], node.output[0])
         return
     numpy_mode = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}.get(mode)
     if numpy_mode is None or any(p < 0 for ends in pads.values() for p in ends):
-        raise NotImplementedError(f"padding mode '{mode}' with these pads is not restated")
+        raise NotRestated(f"padding mode '{mode}' with these pads is not restated")
     for axis, ends in pads.items():
         if any(ends):
             x = _take(w, x, axis, np.pad(np.arange(shape[axis]), ends, mode=numpy_mode))  # type: ignore[call-overload]
@@ -85,7 +85,7 @@ def _gather_flat(w: Rewriter, node: onnx.NodeProto) -> None:
     x, values = node.input[0], attributes(node)
     shape = w.shapes[x]
     if node.input[1] not in w.constants:
-        raise NotImplementedError("its indices are computed from the input")
+        raise NotRestated("its indices are computed from the input")
     index, place = w.constants[node.input[1]], np.arange(math.prod(shape)).reshape(shape)
     if node.op_type == "GatherElements":
         axis = values.get("axis", 0) % len(shape)
@@ -103,7 +103,7 @@ def _gather_flat(w: Rewriter, node: onnx.NodeProto) -> None:
 def _scatter(w: Rewriter, node: onnx.NodeProto) -> None:
     """ScatterND, ScatterElements: data and updates laid end to end, of which each output entry picks one."""
     if attributes(node).get("reduction", "none") != "none" or node.input[1] not in w.constants:
-        raise NotImplementedError("it reduces, or its indices are computed from the input")
+        raise NotRestated("it reduces, or its indices are computed from the input")
     data, updates = node.input[0], node.input[2]
     shape, index = w.shapes[data], w.constants[node.input[1]]
     source = np.arange(math.prod(shape)).reshape(shape)

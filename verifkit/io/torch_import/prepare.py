@@ -22,7 +22,7 @@ from verifkit.io.torch_import.moves import MOVES
 from verifkit.io.torch_import.origins import NotImported, Origin, message, producers, traced
 from verifkit.io.torch_import.plain import plain
 from verifkit.io.torch_import.resize import RESIZE
-from verifkit.io.torch_import.rewriter import Rewriter, Rule, replace_all
+from verifkit.io.torch_import.rewriter import NotRestated, Rewriter, Rule, replace_all
 from verifkit.io.torch_import.rewrites import REWRITES
 from verifkit.io.torch_import.versions import NEWEST, STANDARD, Converts, check_definitions, inlined, opset_of, upgraded
 from verifkit.io.torch_import.windows import WINDOWS
@@ -86,7 +86,7 @@ def prepare(original: onnx.ModelProto, name: str, converts: Converts) -> Prepare
             rule = RULES.get(node.op_type, Rewriter.keep) if node.domain in STANDARD else Rewriter.keep
             try:
                 rule(rewriter, _trimmed(node))
-            except NotImplementedError as error:
+            except NotRestated as error:
                 raise NotImported(name, origin, str(error)) from None
             except (LookupError, TypeError, ValueError, ArithmeticError) as error:  # attributes that no rule foresaw
                 raise NotImported(name, origin, f"it cannot be restated ({message(error)})") from None

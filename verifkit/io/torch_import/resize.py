@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import onnx
 
-from verifkit.io.torch_import.rewriter import Rewriter, Rule, along_axis, attributes, operand
+from verifkit.io.torch_import.rewriter import NotRestated, Rewriter, Rule, along_axis, attributes, operand
 from verifkit.maps import Shape
 
 
 def _resize(w: Rewriter, node: onnx.NodeProto) -> None:
     values, x = attributes(node), node.input[0]
     if values.get("antialias", 0):
-        raise NotImplementedError("antialiasing is not restated")
+        raise NotRestated("antialiasing is not restated")
     if w.written < 11:  # before there were attributes for it: rounded towards the old grid's coarser side
         values["nearest_mode"] = "simple"
     before, after = w.shapes[x], w.shapes[node.output[0]]
@@ -38,7 +38,7 @@ def _scales(w: Rewriter, node: onnx.NodeProto, before: Shape, after: Shape) -> l
         for axis, scale in zip(axes, stated.tolist(), strict=True):
             scales[axis] = scale
     elif attributes(node).get("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise NotImplementedError("a kept aspect ratio is not restated")
+        raise NotRestated("a kept aspect ratio is not restated")
     return scales
 
 
@@ -54,7 +54,7 @@ def _axis_matrix(old: int, new: int, scale: float, values: Mapping[str, Any]) ->
         left = np.minimum(np.floor(place).astype(int), max(old - 2, 0))
         share = place - left
     else:
-        raise NotImplementedError(f"resizing by mode '{mode}' is not restated")
+        raise NotRestated(f"resizing by mode '{mode}' is not restated")
     matrix = np.zeros((old, new))
     matrix[left, np.arange(new)] += 1 - share
     matrix[np.minimum(left + 1, old - 1), np.arange(new)] += share
@@ -85,7 +85,7 @@ def _place(old: int, new: int, scale: float, mode: str) -> np.ndarray:
     if mode == "half_pixel_symmetric":
         exact = old * scale
         return old / 2 * (1 - new / exact) + (at + 0.5) / scale - 0.5
-    raise NotImplementedError(f"coordinates by mode '{mode}' are not restated")
+    raise NotRestated(f"coordinates by mode '{mode}' are not restated")
 
 
 RESIZE: Mapping[str, Rule] = {"Resize": _resize}

@@ -13,6 +13,10 @@ from onnx import helper
 from verifkit.maps import Shape
 
 
+class NotRestated(Exception):
+    """Why a node cannot be restated for onnx2torch; the caller turns it into an error that names the node."""
+
+
 @dataclass(eq=False)
 class Rewriter:
     """The nodes emitted so far.
@@ -51,9 +55,9 @@ class Rewriter:
         return name
 
     def only_first(self, node: onnx.NodeProto, what: str) -> None:
-        """Raises `NotImplementedError` where an output other than the node's first is read; `what` says what it is."""
+        """Raises `NotRestated` where an output other than the node's first is read; `what` says what it is."""
         if self.used.intersection(node.output[1:]):
-            raise NotImplementedError(f"{what} is read")
+            raise NotRestated(f"{what} is read")
 
 
 Rule = Callable[[Rewriter, onnx.NodeProto], None]

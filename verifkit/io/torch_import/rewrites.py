@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from verifkit.io.torch_import.rewriter import Rewriter, Rule, along_axis, attributes, operand
+from verifkit.io.torch_import.rewriter import NotRestated, Rewriter, Rule, along_axis, attributes, operand
 
 
 def _dropout(w: Rewriter, node: onnx.NodeProto) -> None:
     """At inference nothing is dropped; older definitions have no converter."""
     training = operand(node, 2)
     if training and (training not in w.constants or w.constants[training].any()):
-        raise NotImplementedError("it is in training mode")
+        raise NotRestated("it is in training mode")
     for mask in node.output[1:]:
         w.constants[mask] = np.ones(w.shapes[node.output[0]], dtype=w.dtypes[mask])
     w.emit("Identity", [node.input[0]], node.output[0])
@@ -39,7 +39,7 @@ def _reduce(w: Rewriter, node: onnx.NodeProto) -> None:
     axes = w.constants[operand(node, 1)].tolist() if operand(node, 1) else list(values.get("axes", []))
     if not axes and values.get("noop_with_empty_axes", 0):
         if node.op_type not in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"):
-            raise NotImplementedError("it has no axes, and is no reduction then")
+            raise NotRestated("it has no axes, and is no reduction then")
         w.emit("Identity", [node.input[0]], node.output[0])
         return
     axes = sorted({int(a) % rank for a in axes}) if axes else list(range(rank))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
-from verifkit.io.torch_import.rewriter import Rewriter, Rule, attributes, operand, pad_constant
+from verifkit.io.torch_import.rewriter import NotRestated, Rewriter, Rule, attributes, operand, pad_constant
 
 Pads = list[tuple[int, int]]
 
@@ -74,7 +74,7 @@ def _conv_transpose(w: Rewriter, node: onnx.NodeProto) -> None:
 
 def _weight(w: Rewriter, node: onnx.NodeProto) -> np.ndarray:
     if any(name and name not in w.constants for name in node.input[1:]):
-        raise NotImplementedError("its weights are computed from the input")
+        raise NotRestated("its weights are computed from the input")
     return w.constants[node.input[1]]
 
 
@@ -117,7 +117,7 @@ def _average_pool(w: Rewriter, node: onnx.NodeProto) -> None:
         taps = np.arange(out[k])[:, None] * strides[k] - begin + np.arange(kernel[k]) * dilations[k]
         counted = ((taps >= low) & (taps < high)).sum(axis=1)
         if not counted.all():
-            raise NotImplementedError("a window lies in the padding")
+            raise NotRestated("a window lies in the padding")
         correction = correction[..., None] * (kernel[k] / counted)
     padded = _padded(w, node, strides, reach, pads, 0.0)
     if all(d == 1 for d in dilations):
@@ -144,7 +144,7 @@ def _batch_norm(w: Rewriter, node: onnx.NodeProto) -> None:
     values = attributes(node)
     w.only_first(node, "what it learns in training")
     if values.get("training_mode", 0):
-        raise NotImplementedError("it is in training mode")
+        raise NotRestated("it is in training mode")
     w.emit("BatchNormalization", node.input, node.output[0], epsilon=values.get("epsilon", 1e-5))
 
 
