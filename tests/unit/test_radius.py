@@ -229,3 +229,17 @@ def test_an_input_on_the_clip_box_as_floats_have_it_is_inside() -> None:
     beyond = np.nextafter(x, np.float32(1))
     with pytest.raises(PropertyError, match="clip"):
         robustness_family(model, beyond, 0, "inf", ("0", "0.3"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("short", [2e-8, 5e-8, 8e-8, 1.1e-7, 3e-7])
+def test_a_ball_searched_in_vain_is_certified_with_the_floats_around_it(short: float) -> None:
+    # y0 = 1/4 - |x - 1| + (h - h) / 2, where CROWN takes the two h for different values: the program has to decide.
+    weight = np.array([[1.0], [-1.0], [1.0], [1.0]])
+    last = np.array([[-1.0, -1.0, 0.5, -0.5], [0.0, 0.0, 0.0, 0.0]])
+    network = dense_network([weight, last], [np.array([-1.0, 1.0, -1.0, -1.0]), np.array([0.25, 0.0])])
+    family = robustness_family(model_from_network(network, "twins"), [1.0], 0)
+    milp = create("milp", {"tolerance": 1e-10})
+    start = RadiusEnd(0.0, milp.verify(family.at(0)))
+    search = RadiusSearch(family, Clock(Budget()), 0)
+    certified, _, _ = milp._nearest(search, 0.25 - short, start, None)  # type: ignore[attr-defined]
+    assert milp.verify(family.at(Fraction(certified.value))).verdict is Verdict.HOLDS

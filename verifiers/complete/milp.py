@@ -204,7 +204,10 @@ class Milp(Verifier):
         try:
             task = self._prepare(family.at(rational(upper)), search.clock)
             center = np.array([float(c) for c in family.center])
-            distance = add_linf_distance(task.encoding, center, upper) if task.still_open else 0
+            # The effective box at a radius reaches up to a float further than the ball: so must the search.
+            furthest = np.asarray(np.abs(center).max() + upper, dtype=family.model.dtype)
+            further = 2.0 * float(np.spacing(furthest))
+            distance = add_linf_distance(task.encoding, center, upper + further) if task.still_open else 0
             program = Program(task.encoding, distance, task.tolerance, search.seed) if task.still_open else None
         except Unfit:
             return certified, falsified, ((upper, Reason.UNCONFIRMED),)
@@ -213,12 +216,10 @@ class Milp(Verifier):
         if program is None:
             proof = self._by_bounds(search, upper)
             return (certified if proof is None else RadiusEnd(upper, proof)), falsified, ()
-        distances, x = _distances(task, program, certified.value, upper, search.clock)
+        distances, x = _distances(task, program, certified.value, upper + further, search.clock)
         found = falsified if x is None else self._witness(search, x, falsified)
-        # The effective box at a radius reaches a float further than the ball; the solver lets |x - center| <= e slip.
-        furthest = np.asarray(np.abs(center).max() + upper, dtype=family.model.dtype)
-        least = min(distances) - float(np.spacing(furthest)) - 4.0 * task.tolerance
-        value = upper if math.isinf(least) else float(np.nextafter(least, 0.0))
+        least = min(distances) - further - 4.0 * task.tolerance  # the solver lets |x - center| <= e slip
+        value = upper if math.isinf(least) else min(upper, float(np.nextafter(least, 0.0)))
         if found is not None and value >= found.value:  # the solver's word against a replayed witness
             return certified, found, ((value, Reason.UNCONFIRMED),)
         if value > certified.value:
