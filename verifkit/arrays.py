@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,19 @@ def like(values: Array, x: Array) -> Array:
 
 def epsilon(x: Array) -> float:
     """Unit roundoff of the dtype of `x`: half the distance from 1 to the next float."""
-    return float(namespace(x).finfo(x.dtype).eps) / 2
+    return _floats(x.dtype)[0] if isinstance(x, np.ndarray) else float(namespace(x).finfo(x.dtype).eps) / 2
+
+
+def smallest_normal(x: Array) -> float:
+    """The smallest normal number of the dtype of `x`."""
+    return _floats(x.dtype)[1] if isinstance(x, np.ndarray) else float(namespace(x).finfo(x.dtype).smallest_normal)
+
+
+@cache
+def _floats(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Unit roundoff and smallest normal number: asking NumPy takes longer than a small array's arithmetic."""
+    info = np.finfo(dtype)
+    return float(info.eps) / 2, float(info.smallest_normal)
 
 
 def erf(x: Array) -> Array:

@@ -51,7 +51,7 @@ class Witness:
 class Lines:
     """One lower and one upper line per entry of an activation: slope * z + offset below and above it on its range.
 
-    Arrays of shape (batch, *node shape).
+    Arrays of shape (batch, *node shape), or (batch, rows, *node shape) where every row has lines of its own.
     """
 
     lower_slope: Array
@@ -76,6 +76,11 @@ class Planes:
     upper_offset: Array
 
 
+Held = Mapping[int, tuple[Array, Array]]
+"""Node index -> multipliers, not negative, (batch, rows, *node shape), on "value >= lower bound" and "value <= upper
+bound" of the node: they add valid constraints to a row's bound."""
+
+
 @dataclass(frozen=True, eq=False)
 class Leaf:
     """Linear bounds that refute every disjunct.
@@ -83,13 +88,14 @@ class Leaf:
     intermediate: node index -> (lower, upper) bounds used of what activations and products read, (batch, *shape).
     lines: activation node index -> its lines (empty for interval propagation). refuting_row: for each disjunct the
     index of the row whose lower bound exceeds its threshold, and that bound. planes: product node index -> its planes.
-    An activation or product without an entry was bounded by its range.
+    An activation or product without an entry was bounded by its range. held: multipliers on the bounds of nodes.
     """
 
     intermediate: Mapping[int, tuple[Array, Array]]
     lines: Mapping[int, Lines]
     refuting_row: tuple[tuple[int, float], ...]
     planes: Mapping[int, Planes] = field(default_factory=dict)
+    held: Held = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

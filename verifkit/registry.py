@@ -100,8 +100,15 @@ def able(query: Query) -> list[str]:
 
 
 def falsifiers(query: Query) -> list[str]:
-    """The names of those among them that look for violations only."""
-    return [name for name, capabilities in _able(query) if capabilities.kinds[query.norm] is Kind.FALSIFIER]
+    """The names of those among them that look for violations only, and need no optional package.
+
+    One that does is asked by name: importing another framework takes longer than most answers.
+    """
+    return [
+        name
+        for name, capabilities in _able(query)
+        if capabilities.kinds[query.norm] is Kind.FALSIFIER and not capabilities.modules
+    ]
 
 
 def _able(query: Query) -> Iterator[tuple[str, Capabilities]]:

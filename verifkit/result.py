@@ -11,6 +11,7 @@ from typing import Any
 
 from verifkit.arrays import Array
 from verifkit.evidence import Evidence, SampleCounts, Witness
+from verifkit.layer_bounds import LayerBounds
 
 
 class Verdict(StrEnum):
@@ -104,6 +105,7 @@ class Outcome:
     """What a verifier's own code returns; `Verifier.verify` checks it and makes the `Result`.
 
     witness: a candidate input, flat (floats or rationals); it is replayed before anyone calls it a violation.
+    bounds: of the values inside the network, from a method that has any.
     """
 
     verdict: Verdict
@@ -113,13 +115,25 @@ class Outcome:
     evidence: Evidence | None = None
     witness: Sequence[Fraction] | Array | None = None
     statistics: Statistics = field(default_factory=dict)
+    bounds: LayerBounds | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def holds(
-        cls, guarantee: Guarantee, evidence: Evidence | None, *, detail: str = "", statistics: Statistics | None = None
+        cls,
+        guarantee: Guarantee,
+        evidence: Evidence | None,
+        *,
+        detail: str = "",
+        statistics: Statistics | None = None,
+        bounds: LayerBounds | None = None,
     ) -> Outcome:
         return cls(
-            verdict=Verdict.HOLDS, guarantee=guarantee, evidence=evidence, detail=detail, statistics=statistics or {}
+            verdict=Verdict.HOLDS,
+            guarantee=guarantee,
+            evidence=evidence,
+            detail=detail,
+            statistics=statistics or {},
+            bounds=bounds,
         )
 
     @classmethod
@@ -129,13 +143,24 @@ class Outcome:
         return cls(verdict=Verdict.VIOLATED, witness=witness, detail=detail, statistics=statistics or {})
 
     @classmethod
-    def unknown(cls, reason: Reason, detail: str = "", *, statistics: Statistics | None = None) -> Outcome:
-        return cls(verdict=Verdict.UNKNOWN, reason=reason, detail=detail, statistics=statistics or {})
+    def unknown(
+        cls,
+        reason: Reason,
+        detail: str = "",
+        *,
+        statistics: Statistics | None = None,
+        bounds: LayerBounds | None = None,
+    ) -> Outcome:
+        return cls(verdict=Verdict.UNKNOWN, reason=reason, detail=detail, statistics=statistics or {}, bounds=bounds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A checked answer. `reason` is set exactly where the verdict is UNKNOWN."""
+    """A checked answer. `reason` is set exactly where the verdict is UNKNOWN.
+
+    bounds: of every value inside the network over the question's inputs, from a method that has any; None where a case
+    of the property was not bounded.
+    """
 
     verdict: Verdict
     reason: Reason | None
@@ -148,6 +173,7 @@ class Result:
     wall_seconds: float
     cpu_seconds: float
     statistics: Statistics = field(default_factory=dict)
+    bounds: LayerBounds | None = field(default=None, compare=False, repr=False)
 
     @property
     def word(self) -> str:

@@ -83,10 +83,10 @@ class Dense(LinearMap):
         return int(self.weight.shape[0])
 
     def apply(self, x: Array) -> Array:
-        return x @ self.weight.T
+        return _rowwise(x, self.weight.T)
 
     def adjoint(self, y: Array) -> Array:
-        return y @ self.weight
+        return _rowwise(y, self.weight)
 
     @cached_property
     def absolute(self) -> LinearMap:
@@ -106,6 +106,14 @@ class Dense(LinearMap):
 
     def cast(self, convert: Callable[[np.ndarray], Array]) -> LinearMap:
         return replace(self, weight=convert(self.weight))
+
+
+def _rowwise(x: Array, matrix: Array) -> Array:
+    """x @ matrix with all leading axes as one: a product of matrices, not one for each of them."""
+    if x.ndim <= 2:
+        return x @ matrix
+    xp = namespace(x)
+    return xp.reshape(xp.reshape(x, (-1, x.shape[-1])) @ matrix, (*x.shape[:-1], matrix.shape[1]))
 
 
 @dataclass(frozen=True, eq=False)

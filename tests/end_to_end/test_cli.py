@@ -139,7 +139,10 @@ def test_list_prints_the_exact_name_first_and_cuts_nothing() -> None:
     done = run("list", env={**os.environ, "COLUMNS": "20"})
     assert done.returncode == 0
     names = [line.split()[0] for line in done.stdout.splitlines()[1:]]
-    assert names == ["auto", "crown", "interval", "milp", "pgd", "smoothing"]
+    assert names == [
+        "ai2", "alpha_crown", "auto", "crown", "crown_ibp", "dual", "fastlin", "fastlip", "fmn", "foolbox_attack",
+        "interval", "lp", "lp_cvxpy", "milp", "pgd", "sdp", "smoothing", "zonotope",
+    ]  # fmt: skip
     assert "…" not in done.stdout
 
 

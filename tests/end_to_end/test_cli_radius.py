@@ -49,7 +49,7 @@ def test_an_incomplete_method_brackets_with_an_attack(eight: Path, norm: str, ve
     assert 0 < low["value"] < high["value"]
     assert low["result"]["verdict"] == "HOLDS"
     assert high["result"]["verdict"] == "VIOLATED"
-    assert high["result"]["verifier"] == "pgd"
+    assert high["result"]["verifier"] == "fmn"
     assert answer["label"] == answer["predicted"] == 8
     assert all(low["value"] < r < high["value"] for r, _ in answer["undecided"])
 

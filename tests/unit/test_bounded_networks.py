@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from verifkit.analysis.interval import Bounds, propagate
-from verifkit.analysis.linear import LinearAnalysis, analyse
+from verifkit.analysis.linear import analyse
+from verifkit.analysis.linear_analysis import LinearAnalysis
 from verifkit.analysis.region import Region
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
 from verifkit.budget import Budget, Clock

@@ -17,7 +17,8 @@ from verifkit.budget import Budget, Clock
 from verifkit.functions import Relu
 from verifkit.input_sets import Box, LpBall
 from verifkit.io.onnx import model_from_network
-from verifkit.network import dense_network
+from verifkit.network import Network, dense_network
+from verifkit.ops import Input
 from verifkit.properties import Constraint, Polyhedron, Property, robustness
 from verifkit.query import Query
 from verifkit.testing.oracle import evaluate
@@ -132,3 +133,12 @@ def test_a_function_without_a_rule_is_a_programming_error() -> None:
         propagate(
             dense_network([np.eye(1), np.eye(1)], [np.zeros(1), np.zeros(1)], Odd()), np.zeros((1, 1)), np.ones((1, 1))
         )
+
+
+def test_rows_that_mix_the_output_with_an_input_that_is_the_output() -> None:
+    model = model_from_network(Network((Input(shape=(1, 1), parents=(), name="x"),)), "itself")
+    row = Constraint(outputs=((0, Fraction(-1)),), bound=Fraction(0), inputs=((0, Fraction(1)),))  # x - y <= 0
+    query = Query(model, Property(Box((Fraction(-1),), (Fraction(1),)), (Polyhedron((row,)),), 1))
+    for table in ({}, CROWN_RELAXATIONS):
+        analysis = analyse(query.network, region_of(query), table, clock())
+        assert abs(analysis.property_rows(rows_of(query.prop))[0, 0]) < 1e-300

@@ -89,7 +89,7 @@ def test_the_falsifiers_upper_end_joins_and_names_its_finder() -> None:
     found = UpTo(limit=0.3).radius(threshold_family(0.5))
     assert found.certified is not None
     assert found.falsified is not None
-    assert (found.certified.result.verifier, found.falsified.result.verifier) == ("up_to", "pgd")
+    assert (found.certified.result.verifier, found.falsified.result.verifier) == ("up_to", "fmn")
     assert 0.5 <= found.falsified.value <= 0.5 * (1 + 2.0**-9)
     assert found.falsified.result.witness is not None
     assert all(found.certified.value < r < found.falsified.value for r, _ in found.undecided)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mpmath import iv
 
 from tests.unit.reference_functions import CASES, DIGITS, Case, in_domain, intervals, points_of
-from verifkit.analysis.relaxation import CROWN_RELAXATIONS, relu_lines
+from verifkit.analysis.parallel import PARALLEL_RELAXATIONS
+from verifkit.analysis.relaxation import CROWN_RELAXATIONS, Relaxation, relu_lines
 from verifkit.evidence import Lines
 from verifkit.functions import (
     Abs,
@@ -240,3 +244,75 @@ def test_s_shaped_lines_stay_near_on_wide_ranges(function: ScalarFunction, ends:
     least, most = float(function(x[0])), float(function(x[1]))
     assert (a * x + b >= least - (most - least) - 1e-12).all()  # never further out than the range is wide
     assert (c * x + d <= most + (most - least) + 1e-12).all()
+
+
+# --- sigmoid and tanh: whole ranges, by interval arithmetic ----------------------------------------------------------
+
+Interval = Any
+"""An mpmath interval: every operation encloses the exact value."""
+
+
+def s_value(function: ScalarFunction, x: Interval) -> Interval:
+    e = iv.exp(-x if isinstance(function, Sigmoid) else -2 * x)
+    return 1 / (1 + e) if isinstance(function, Sigmoid) else (1 - e) / (1 + e)
+
+
+def tangents(function: ScalarFunction, slope: float) -> list[tuple[Interval, Interval]]:
+    """Enclosures (x, f(x)) of the points where f has this slope: s (1 - s) for the sigmoid s, 1 - t^2 for tanh t."""
+    if slope <= 0:
+        return []
+    square = 1 - 4 * iv.mpf(slope) if isinstance(function, Sigmoid) else 1 - iv.mpf(slope)
+    if square.b < 0:
+        return []
+    root = iv.sqrt(iv.mpf([max(square.a, 0), square.b]))
+    found = []
+    for sign in (-1, 1):
+        value = (1 + sign * root) / 2 if isinstance(function, Sigmoid) else sign * root
+        odds = value / (1 - value) if isinstance(function, Sigmoid) else (1 + value) / (1 - value)
+        found.append((iv.log(odds) if isinstance(function, Sigmoid) else iv.log(odds) / 2, value))
+    return found
+
+
+def proved(function: ScalarFunction, line: tuple[float, float], ends: tuple[float, float], sign: int) -> str | None:
+    """None if sign * (f(x) - line(x)) >= 0 on all of the range, else where it is not.
+
+    The difference is least at an end or where f has the line's slope; a dense grid is looked at as well.
+    """
+    (slope, offset), (low, high) = line, ends
+    points = [(iv.mpf(x), s_value(function, iv.mpf(x))) for x in np.unique([low, *np.linspace(low, high, 101), high])]
+    points += [(x, y) for x, y in tangents(function, slope) if x.b >= low and x.a <= high]
+    for x, y in points:
+        gap = sign * (y - slope * x - offset)
+        if not gap.a >= 0:
+            return f"{function.name} on [{low!r}, {high!r}], line {slope!r} x + {offset!r}, at {x}: {gap}"
+    return None
+
+
+@pytest.mark.parametrize("table", [CROWN_RELAXATIONS, PARALLEL_RELAXATIONS], ids=["crown", "parallel"])
+@pytest.mark.parametrize("function", [Sigmoid(), Tanh()], ids=lambda f: f.name)
+def test_lines_of_sigmoid_and_tanh_hold_on_the_whole_range(
+    function: ScalarFunction, table: Mapping[type[ScalarFunction], Relaxation]
+) -> None:
+    rng = np.random.default_rng(17)
+    middle, width = rng.normal(0, 3, 60), np.exp(rng.uniform(-9, 3, 60))
+    lower = np.concatenate([middle - width, [-1e-3, -20.0, 0.0, -5.0, -30.0, -0.5, 12.0, -2.0]])
+    upper = np.concatenate([middle + width, [1e-3, 20.0, 5.0, 0.0, 0.1, 30.0, 20.0, -2.0]])
+    lines = table[type(function)](function, lower, upper)
+    with mpmath.workdps(DIGITS):
+        before, iv.dps = iv.dps, DIGITS
+        try:
+            for k, ends in enumerate(zip(lower.tolist(), upper.tolist(), strict=True)):
+                a, b, c, d = (float(part[k]) for part in parts(lines))
+                assert proved(function, (a, b), ends, 1) is None
+                assert proved(function, (c, d), ends, -1) is None
+        finally:
+            iv.dps = before
+
+
+def test_the_proof_finds_a_line_that_crosses_between_the_points_of_the_grid() -> None:
+    # The tangent of tanh at 0.5003, raised by 1e-9: it cuts the curve only within 1e-4 of there.
+    at = 0.5003
+    slope = 1 - math.tanh(at) ** 2
+    offset = math.tanh(at) - slope * at
+    assert proved(Tanh(), (slope, offset - 1e-9), (0.0, 1.0), -1) is not None
+    assert proved(Tanh(), (slope, offset + 1e-12), (0.0, 1.0), -1) is None

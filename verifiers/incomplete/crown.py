@@ -7,12 +7,13 @@ Products are replaced by McCormick's planes. Guarantee: HOLDS about the network,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from verifkit.analysis.refute import refute
+from verifkit.analysis.refute import refute, refute_batch
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
 from verifkit.budget import Clock
 from verifkit.capabilities import Capabilities, Kind, Paper
@@ -46,3 +47,8 @@ class Crown(Verifier):
 
     def _decide(self, query: Query, clock: Clock, rng: np.random.Generator) -> Outcome:
         return refute(query, CROWN_RELAXATIONS, clock)
+
+    def _decide_batch(
+        self, queries: Sequence[Query], clock: Clock, rngs: Sequence[np.random.Generator]
+    ) -> list[Outcome]:
+        return refute_batch(queries, CROWN_RELAXATIONS, clock)

@@ -7,13 +7,14 @@ Guarantee: HOLDS about the network, real semantics, rounded arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from verifkit.analysis.interval import INTERVAL_RULES
-from verifkit.analysis.refute import refute
+from verifkit.analysis.refute import refute, refute_batch
 from verifkit.budget import Clock
 from verifkit.capabilities import Capabilities, Kind, Paper
 from verifkit.ops import Max, Product
@@ -45,3 +46,8 @@ class Interval(Verifier):
     def _decide(self, query: Query, clock: Clock, rng: np.random.Generator) -> Outcome:
         # No lines at all: the shared backward pass then stops at the last activations and uses their intervals.
         return refute(query, {}, clock)
+
+    def _decide_batch(
+        self, queries: Sequence[Query], clock: Clock, rngs: Sequence[np.random.Generator]
+    ) -> list[Outcome]:
+        return refute_batch(queries, {}, clock)

@@ -12,6 +12,7 @@ costs tightness and never soundness. What the computed f and f' may be off is ad
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -42,6 +43,25 @@ def curve_lines(function: ScalarFunction, lower: Array, upper: Array) -> Lines:
         return Lines(-lower_slope, -lower_offset, upper_slope, upper_offset)
 
 
+def curve_offsets(function: ScalarFunction, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array]:
+    """Offsets (below, above) with which lines of the given slope bound a function of `BENDS` on [lower, upper].
+
+    All `(B, *shape)`. Infinite or NaN where nothing is known, and where the range has several turns. Raises KeyError
+    for a function that is not in the table.
+    """
+    with np.errstate(all="ignore"):
+        xp = namespace(lower)
+        low, high = constants(lower, upper, *function_bounds(function, lower, upper))
+        bends = BENDS[type(function)](function, lower, upper)
+        offsets = []
+        for sign in (-1, 1):
+            side = _Side(function, sign, lower, upper, bends)
+            offsets.append(sign * side.offset(sign * slope, side.contact(sign * slope)))
+        known = xp.isfinite(high - low) if bends.single is None else xp.isfinite(high - low) & bends.single
+        infinity = xp.full_like(low, xp.inf)
+        return xp.where(known, offsets[0], -infinity), xp.where(known, offsets[1], infinity)
+
+
 @dataclass(frozen=True, eq=False)
 class _Side:
     """Lines above sign * f. A piece of the range, cut at the turn, bulges where sign * f is concave on it.
@@ -66,36 +86,68 @@ class _Side:
         value = self.value(x)
         return value + value_error(self.function, value)
 
+    @cached_property
+    def right(self) -> Array:
+        """Where the piece right of the turn bulges."""
+        return self.sign * self.bends.right < 0
+
+    @cached_property
+    def bulges(self) -> Array:
+        """Where any piece does: from `turn` to `far`."""
+        return (self.sign * self.bends.left < 0) | self.right
+
+    @cached_property
+    def far(self) -> Array:
+        return namespace(self.lower).where(self.right, self.upper, self.lower)
+
+    @cached_property
+    def corners(self) -> list[tuple[Array, Array]]:
+        """(x, at least sign * f(x)) at the ends and the turn."""
+        return [(x, self.raised(x)) for x in (self.lower, self.bends.turn, self.upper)]
+
     def line(self, flat: Array) -> Line:
         """The best line; flat: a constant above the function, infinite where nothing is known."""
         xp, bends, turn = namespace(flat), self.bends, self.bends.turn
-        left, right = self.sign * bends.left < 0, self.sign * bends.right < 0
-        start, stop = xp.where(right, turn, self.lower), xp.where(right, self.upper, turn)
-        far, anchor = xp.where(right, self.upper, self.lower), xp.where(right, self.lower, self.upper)
+        anchor = xp.where(self.right, self.lower, self.upper)
         middle = self.lower / 2 + self.upper / 2
-        foot = self._foot(turn, far, anchor, left | right)
-        foot = xp.where(right, xp.maximum(foot, middle), xp.minimum(foot, middle))
-        foot = xp.minimum(xp.maximum(foot, start), stop)
-        corners = [(x, self.raised(x)) for x in (self.lower, turn, self.upper)]
+        foot = self._foot(turn, self.far, anchor, self.bulges)
+        foot = xp.where(self.right, xp.maximum(foot, middle), xp.minimum(foot, middle))
+        foot = xp.minimum(xp.maximum(foot, xp.minimum(turn, self.far)), xp.maximum(turn, self.far))
         pairs = [(0, 2), (0, 1), (1, 2)] if bends.kinked else [(0, 2)]
-        tries = [(chord(*corners[i], *corners[j]), turn if 1 in (i, j) else far) for i, j in pairs]
+        tries = [(chord(*self.corners[i], *self.corners[j]), turn if 1 in (i, j) else self.far) for i, j in pairs]
         tries.append((self.slope(foot), foot))
-        lines = []
-        for slope, contact in tries:
-            offset = above(corners[0][1], slope, corners[0][0])
-            for x, value in corners[1:]:
-                offset = xp.maximum(offset, above(value, slope, x))
-            bulge = self._bulge(slope, contact, start, stop)
-            offset = xp.where(left | right, xp.maximum(offset, bulge), offset)
-            if bends.doubt is not None:  # |f|, |f'|, |f''| <= 1 there
-                offset = offset + bends.doubt * (12.0 + 2.0 * xp.abs(slope))
-            lines.append((slope, offset))
+        lines = [(slope, self.offset(slope, contact)) for slope, contact in tries]
         usable = xp.isfinite(flat) if bends.single is None else xp.isfinite(flat) & bends.single
         return best_line(lines, flat, middle, usable)
 
-    def _bulge(self, slope: Array, t: Array, start: Array, stop: Array) -> Array:
-        """At least sign * f(x) - slope x on the piece [start, stop] that bulges and holds t."""
+    def offset(self, slope: Array, contact: Array) -> Array:
+        """The offset of a line of that slope above sign * f; contact: a point of the piece that bulges."""
+        xp, (first, *others) = namespace(slope), self.corners
+        offset = above(first[1], slope, first[0])
+        for x, value in others:
+            offset = xp.maximum(offset, above(value, slope, x))
+        offset = xp.where(self.bulges, xp.maximum(offset, self._bulge(slope, contact)), offset)
+        if self.bends.doubt is not None:  # |f|, |f'|, |f''| <= 1 there
+            offset = offset + self.bends.doubt * (12.0 + 2.0 * xp.abs(slope))
+        return offset
+
+    def contact(self, slope: Array) -> Array:
+        """Where a line of that slope touches the piece that bulges: by bisection, as the slope falls along it."""
         xp = namespace(slope)
+        start, stop = xp.minimum(self.bends.turn, self.far), xp.maximum(self.bends.turn, self.far)
+        if not bool(xp.any(self.bulges & (start < stop))):
+            return start
+        for _ in range(STEPS):
+            middle = start / 2 + stop / 2
+            steep = self.slope(middle) > slope
+            start, stop = xp.where(steep, middle, start), xp.where(steep, stop, middle)
+        # An end that never moved is one where the slope is beyond that of the whole piece.
+        return xp.where(start == xp.minimum(self.bends.turn, self.far), start, stop)
+
+    def _bulge(self, slope: Array, t: Array) -> Array:
+        """At least sign * f(x) - slope x on the piece that bulges and holds t."""
+        xp, turn = namespace(slope), self.bends.turn
+        start, stop = xp.minimum(turn, self.far), xp.maximum(turn, self.far)
         tangent = self.slope(t)
         excess = tangent - slope
         rise = xp.maximum(excess * (stop - t), excess * (start - t))

@@ -7,72 +7,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from verifkit.analysis.backward import lower_bounds
+from verifkit.analysis.compact import Compact
 from verifkit.analysis.interval import Bounds, needs_signs, node_bounds
+from verifkit.analysis.linear_analysis import LinearAnalysis, joined
 from verifkit.analysis.products import product_planes
 from verifkit.analysis.ranges import all_finite
-from verifkit.analysis.region import Region, magnitude
-from verifkit.analysis.relaxation import Relaxation
-from verifkit.analysis.rounding import down, gamma, tiny
-from verifkit.analysis.rows import Rows
-from verifkit.arrays import Array, like, namespace
+from verifkit.analysis.readers import Kinks, readers, undecided
+from verifkit.analysis.region import Region
+from verifkit.analysis.relaxation import Relaxation, adapted, crown_relu
+from verifkit.analysis.rounding import down
+from verifkit.analysis.slopes import Ascent, raise_rows
+from verifkit.analysis.windows import WindowPass, window_chain
+from verifkit.arrays import Array, namespace
 from verifkit.budget import Clock
 from verifkit.evidence import Lines, Planes
-from verifkit.functions import Abs, Clip, LeakyRelu, Relu, ScalarFunction, Sign
-from verifkit.maps import Rearrangement
+from verifkit.functions import ScalarFunction
 from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Node, Product
+from verifkit.sparse_maps import Sparse
+from verifkit.weighted_maps import Dense
 
-CHUNK = 2**23
-"""Entries of one coefficient array: rows are taken in chunks so that memory stays bounded."""
+CHUNK = 2**18
+"""Entries of one coefficient array: rows are taken in chunks that a processor's cache holds."""
 
-
-@dataclass(frozen=True, eq=False)
-class LinearAnalysis:
-    """bounds: of every node's value. lines, planes: of every activation, or product, that has them, by node index."""
-
-    network: Network
-    region: Region
-    bounds: list[Bounds]
-    lines: dict[int, Lines] = field(default_factory=dict)
-    planes: dict[int, Planes] = field(default_factory=dict)
-
-    def backward(self, rows: Mapping[int, Array]) -> Array:
-        """Rigorous lower bounds `(B, R)` on the rows' value: node index -> coefficients `(B, R, *node shape)`."""
-        relaxed: dict[int, Lines | Planes] = {**self.lines, **self.planes}
-        with np.errstate(all="ignore"):  # what overflows is infinite or NaN, and proves nothing
-            return lower_bounds(self.network, rows, self.bounds, relaxed, self.region)
-
-    @np.errstate(all="ignore")
-    def property_rows(self, rows: Rows) -> Array:
-        """Rigorous lower bounds `(B, R)` on the left side of every row of an unsafe set."""
-        sample, batch = self.region.lower, self.region.batch
-        last, count = len(self.network.nodes) - 1, rows.outputs.shape[0]
-        xp = namespace(sample)
-        if not count:  # a disjunct without rows: every input of the set is unsafe
-            return xp.zeros((batch, 0), dtype=sample.dtype)
-        shape = self.network.output_shape
-        start = {last: _expand(rows.outputs.reshape(count, *shape), sample, batch)}
-        if rows.inputs is not None:
-            start[0] = _expand(rows.inputs.reshape(count, *self.network.input_shape), sample, batch)
-        lower = self.backward(start)
-        for error, node in ((rows.output_error, last), (rows.input_error, 0)):
-            if error is not None:
-                shaped = like(error.reshape(count, *self.network.nodes[node].shape), sample)
-                reach = magnitude(*self.bounds[node])[:, None, ...]
-                cost = xp.sum(xp.reshape(shaped[None] * reach, (batch, count, -1)), axis=-1)
-                terms = math.prod(shaped.shape[1:])
-                lower = down(lower - cost * (1.0 + 2.0 * gamma(terms, cost)) - terms * tiny(cost))
-        return xp.where(xp.isnan(lower), -xp.inf * xp.ones_like(lower), lower)
-
-
-def _expand(rows: np.ndarray, sample: Array, batch: int) -> Array:
-    array = like(rows, sample)
-    return namespace(sample).broadcast_to(array[None], (batch, *rows.shape))
+WIDE = 128
+"""From this many entries in some node on, the regions of a batch are analysed one by one: each then has rows of its
+own, and matrices without the units that it does not use."""
 
 
 def analyse(
@@ -82,134 +46,164 @@ def analyse(
     clock: Clock,
     *,
     tighten: bool = True,
+    ascent: Ascent | None = None,
 ) -> LinearAnalysis:
     """Bounds and lines for every node, in topological order.
 
     Interval bounds come first; where `tighten`, what activations and products read is then bounded by a backward pass
     of its own - only the entries whose interval leaves the activation undecided need one. With an empty table this is
     interval propagation; with any other one products get planes. An activation or product whose lines or planes
-    would be infinite has none, and is bounded by its interval. Calls `clock.check` between chunks.
+    would be infinite has none, and is bounded by its interval. ascent: optimise the slopes of the rows that leave a
+    reader undecided. Calls `clock.check` between chunks.
     """
-    network, signs = network.cast(region.lower), needs_signs(network)
-    result = LinearAnalysis(network, region, [(region.lower, region.upper)])
-    readers = _readers(network, relaxations) if tighten else {}
+    widest = max(math.prod(node.shape) for node in network.nodes[1:] or network.nodes)
+    if region.batch > 1 and tighten and relaxations and widest >= WIDE:
+        parts = tuple(analyse(network, part, relaxations, clock, ascent=ascent) for part in region.single())
+        return joined(parts, region)
     with np.errstate(all="ignore"):
-        for index, node in enumerate(network.nodes):
-            clock.check()
-            parents = [result.bounds[p] for p in node.parents]
-            if index:
-                result.bounds.append(node_bounds(node, parents, signs=signs))
-            if index in readers:
-                result.bounds[index] = _tightened(result, index, readers[index], clock)
-            if isinstance(node, Activation) and type(node.function) in relaxations:
-                lines = relaxations[type(node.function)](node.function, *parents[0])
-                if all_finite(lines.lower_offset, lines.upper_offset):
-                    result.lines[index] = lines
-            elif isinstance(node, Product) and relaxations:
-                planes = product_planes(*parents, same=node.parents[0] == node.parents[1])
-                if all_finite(planes.lower_offset, planes.upper_offset):
-                    result.planes[index] = planes
-    return result
+        return _Builder(network.cast(region.lower), region, relaxations, clock, ascent, tighten=tighten).build()
 
 
-def _relaxes(node: Node, relaxations: Mapping[type[ScalarFunction], Relaxation]) -> bool:
-    """Whether the table has a rule for the node."""
-    if isinstance(node, Activation):
-        return type(node.function) in relaxations
-    return isinstance(node, Product) and bool(relaxations)
+class _Builder:
+    """One analysis as it grows, node by node."""
 
+    def __init__(
+        self,
+        network: Network,
+        region: Region,
+        relaxations: Mapping[type[ScalarFunction], Relaxation],
+        clock: Clock,
+        ascent: Ascent | None,
+        *,
+        tighten: bool,
+    ) -> None:
+        self.network, self.region, self.relaxations, self.clock = network, region, relaxations, clock
+        self.ascent, self.tighten = ascent, tighten
+        self.own: dict[int, Bounds] = {}  # backward bounds alone, where there are some
+        self.compact = Compact(network, region, relaxing=bool(relaxations), removing=tighten)
+        self.result = LinearAnalysis(network, region, [(region.lower, region.upper)], compact=self.compact)
 
-Kinks = list[Array | float] | None
-"""Breakpoints of the functions that read a node, where a value on one side of all of them is all they need to know;
-None where they need the value's range itself."""
+    def build(self) -> LinearAnalysis:
+        compact, result, signs = self.compact, self.result, needs_signs(self.network)
+        found = readers(self.network, self.relaxations) if self.tighten else {}
+        for index, node in enumerate(self.network.nodes[1:], start=1):
+            self.clock.check()
+            bounds = node_bounds(node, [result.bounds[p] for p in node.parents], signs=signs)
+            compact.append(node, bounds)
+            if index in found:
+                bounds = self._tightened(index, bounds, found[index])
+                compact.tighten(bounds)
+            self.result.bounds.append(bounds)
+            relaxed = self._relaxed(node)
+            if relaxed is None:
+                continue
+            if isinstance(relaxed, Lines):
+                result.lines[index] = relaxed
+            else:
+                result.planes[index] = relaxed
+            compact.relax(relaxed)
+        return result
 
+    def _relaxed(self, node: Node) -> Lines | Planes | None:
+        """Lines or planes of a node, if there is a rule for it and they are finite."""
+        relaxed: Lines | Planes
+        parents = [self.result.bounds[p] for p in node.parents]
+        if isinstance(node, Activation) and type(node.function) in self.relaxations:
+            relaxation = self.relaxations[type(node.function)]
+            relaxed = relaxation(node.function, *parents[0])
+            if relaxation is crown_relu and node.parents[0] in self.own:
+                relaxed = adapted(relaxed, parents[0], self.own[node.parents[0]])
+        elif isinstance(node, Product) and self.relaxations:
+            relaxed = product_planes(*parents, same=node.parents[0] == node.parents[1])
+        else:
+            return None
+        return relaxed if all_finite(relaxed.lower_offset, relaxed.upper_offset) else None
 
-def _readers(network: Network, relaxations: Mapping[type[ScalarFunction], Relaxation]) -> dict[int, Kinks]:
-    """The nodes that a backward pass of their own may tighten for what reads them, and what that needs to know."""
-    found: dict[int, Kinks] = {}
-    for node in network.nodes:
-        for parent in node.parents if _relaxes(node, relaxations) else ():
-            kinks = _kinks(node.function) if isinstance(node, Activation) else None
-            index = parent
-            while _moves(network, index):  # the node behind it has the same numbers, in other places
-                index = network.nodes[index].parents[0]
-            if index != parent and kinks is not None and any(np.ndim(k) for k in kinks):
-                kinks = None
-            if _mixes(network, index):
-                before = found.get(index, [])
-                found[index] = None if kinks is None or before is None else before + kinks
-    return found
+    def _tightened(self, index: int, bounds: Bounds, kinks: Kinks) -> Bounds:
+        """The node's bounds intersected with backward bounds of the entries that some reader leaves undecided.
 
-
-def _kinks(function: ScalarFunction) -> Kinks:
-    if isinstance(function, Relu | LeakyRelu | Abs | Sign):
-        return [0.0]
-    return [function.low, function.high] if isinstance(function, Clip) else None
-
-
-def _moves(network: Network, index: int) -> bool:
-    """Whether the node only rearranges its parent, which is no larger."""
-    node = network.nodes[index]
-    if not isinstance(node, Affine) or len(node.maps) > 1 or node.bias is not None:
-        return False
-    smaller = math.prod(node.maps[0].in_shape) <= math.prod(node.shape)
-    return smaller and isinstance(node.maps[0], Rearrangement)
-
-
-def _mixes(network: Network, index: int) -> bool:
-    """Whether the node's value is made of several numbers that depend on each other: else its interval is as tight."""
-    node = network.nodes[index]
-    while isinstance(node, Affine) and len(node.maps) == 1 and node.maps[0].terms == 1:
-        node = network.nodes[node.parents[0]]
-    return isinstance(node, Affine) or (isinstance(node, Product) and len(set(node.parents)) > 1)
-
-
-def _tightened(analysis: LinearAnalysis, index: int, kinks: Kinks, clock: Clock) -> Bounds:
-    """The node's bounds intersected with backward bounds of the entries that some reader leaves undecided."""
-    lower, upper = analysis.bounds[index]
-    if not analysis.lines and not analysis.planes and analysis.region.center is None:
-        return lower, upper  # affine in the input over a box: the interval is as tight already
-    xp = namespace(lower)
-    node = analysis.network.nodes[index]
-    size, batch = math.prod(node.shape), analysis.region.batch
-    kept = _undecided(lower, upper, kinks)
-    flat_lower, flat_upper = xp.reshape(lower, (batch, -1)), xp.reshape(upper, (batch, -1))
-    widest = max(math.prod(n.shape) for n in analysis.network.nodes[: index + 1])
-    step = max(1, CHUNK // (2 * batch * widest))
-    lows, highs = [], []
-    for start in range(0, kept.size, step):
-        clock.check()
-        chosen = kept[start : start + step]
-        unit = np.zeros((2 * chosen.size, size))
-        unit[np.arange(chosen.size), chosen] = 1.0
-        unit[chosen.size + np.arange(chosen.size), chosen] = -1.0
-        rows = _expand(unit.reshape(-1, *node.shape), lower, batch)
-        found = analysis.backward({index: rows})
-        lows.append(found[:, : chosen.size])
-        highs.append(-found[:, chosen.size :])
-    if not lows:
+        Upper ends come first: a unit that turns out not to be positive is decided by that.
+        """
+        lower, upper = bounds
+        if not self.compact.relaxed and self.region.center is None:
+            return bounds  # affine in the input over a box: the interval is as tight already
+        xp, own_lower, own_upper = namespace(lower), lower, upper
+        chosen = undecided(lower, upper, kinks)
+        if chosen.size:
+            found = -self._rows(index, chosen, -1.0, kinks)
+            own_upper = _merged(upper, chosen, found, lambda _, new: new)
+            upper = _merged(upper, chosen, found, xp.minimum)
+            if kinks == [0.0]:
+                chosen = undecided(lower, upper, kinks)
+        if chosen.size:
+            found = self._rows(index, chosen, 1.0, kinks)
+            own_lower = _merged(lower, chosen, found, lambda _, new: new)
+            lower = _merged(lower, chosen, found, xp.maximum)
+        self.own[index] = own_lower, own_upper
         return lower, upper
-    place = np.full(size, -1)
-    place[kept] = np.arange(kept.size)
-    shape = (batch, *node.shape)
-    return (
-        xp.reshape(_merge(flat_lower, xp.concat(lows, axis=1), place, xp.maximum), shape),
-        xp.reshape(_merge(flat_upper, xp.concat(highs, axis=1), place, xp.minimum), shape),
-    )
+
+    def _rows(self, index: int, chosen: np.ndarray, sign: float, kinks: Kinks) -> Array:
+        """Lower bounds `(B, entries)` on sign * value of the chosen entries of the last node."""
+        xp, compact = namespace(self.region.lower), self.compact
+        # Where readers have their only kink at 0, a bound beyond it has done its work.
+        goal = xp.full_like(self.region.lower, 0.0 if kinks == [0.0] else xp.inf)
+        goal = xp.reshape(goal, (self.region.batch, -1))[:, :1]
+        if self.ascent is None and self.compact.flat and self.region.center is None:
+            windowed = self._windowed(index, chosen, sign)
+            if windowed is not None:
+                return windowed
+        widest = max(math.prod(n.shape) for n in compact.nodes)
+        step = chosen.size if self.ascent else max(1, CHUNK // (self.region.batch * widest))
+        found = []
+        for start in range(0, chosen.size, step):
+            self.clock.check()
+            rows, constant = self._unit_rows(index, chosen[start : start + step], sign)
+            if self.ascent is not None:
+                found.append(raise_rows(compact, rows, constant, goal, self.ascent, self.clock).lower)
+                continue
+            lower = lower_bounds(compact, rows, compact.bounds, compact.relaxed, compact.region, reach=compact.reach)
+            found.append(lower if constant is None else down(lower + constant))
+        return xp.concat(found, axis=1)
+
+    def _windowed(self, index: int, chosen: np.ndarray, sign: float) -> Array | None:
+        """The same for an entry of a chain of convolutions, whose rows are small windows; None for any other."""
+        chain = window_chain(self.network, index, self.result.lines)
+        if chain is None or len(chain) < 3:
+            return None
+        known = [*self.result.bounds, self.compact.bounds[index]]
+        return WindowPass(self.network, chain, known, self.result.lines, self.region).lower(chosen, sign)
+
+    def _unit_rows(self, index: int, chosen: np.ndarray, sign: float) -> tuple[dict[int, Array], Array | None]:
+        """sign * the chosen entries, as rows over the node's parents and constants where it is made of matrices."""
+        node, batch, xp = self.compact.nodes[index], self.region.batch, namespace(self.region.lower)
+        if not isinstance(node, Affine) or not _plain(node):
+            unit = np.zeros((chosen.size, math.prod(node.shape)))
+            unit[np.arange(chosen.size), chosen] = sign
+            return {index: self.result.expand(unit.reshape(-1, *node.shape))}, None
+        rows = {}
+        for linear, parent in zip(node.maps, node.parents, strict=True):
+            if isinstance(linear, Dense):
+                picked = sign * linear.weight[chosen]
+            else:
+                assert isinstance(linear, Sparse)
+                picked = np.asarray((sign * linear.matrix[chosen]).toarray(order="F"))
+            shaped = xp.reshape(picked, (1, -1, *linear.in_shape))
+            rows[parent] = xp.broadcast_to(shaped, (batch, *shaped.shape[1:]))
+        return rows, None if node.bias is None else sign * xp.reshape(node.bias, (1, -1))[:, chosen]
 
 
-def _undecided(lower: Array, upper: Array, kinks: Kinks) -> np.ndarray:
-    """Flat indices of the entries whose range holds a kink in some batch entry, or has any width (kinks None)."""
-    xp = namespace(lower)
-    found = lower < upper if kinks is None else xp.zeros_like(lower, dtype=xp.bool)
-    for kink in kinks or ():
-        found = found | ((lower < kink) & (upper > kink))
-    return np.flatnonzero(np.asarray(xp.any(found, axis=0)))
+def _plain(node: Affine) -> bool:
+    """Whether the node is made of matrices, one for each of its parents."""
+    plain = all((isinstance(m, Dense) and math.prod(m.outer) == 1) or isinstance(m, Sparse) for m in node.maps)
+    return plain and len(set(node.parents)) == len(node.parents)
 
 
-def _merge(old: Array, new: Array, place: np.ndarray, better: Callable[[Array, Array], Array]) -> Array:
-    """`old` with the columns in `place` improved by `new`; a NaN improves nothing."""
-    xp = namespace(old)
+def _merged(old: Array, chosen: np.ndarray, new: Array, better: Callable[[Array, Array], Array]) -> Array:
+    """`old` with the flat entries `chosen` improved by `new` (B, entries); a NaN improves nothing."""
+    xp, batch = namespace(old), old.shape[0]
+    flat = xp.reshape(old, (batch, -1))
+    place = np.full(flat.shape[1], -1)
+    place[chosen] = np.arange(chosen.size)
     spread = new[:, np.where(place < 0, 0, place)]
-    usable = xp.asarray(place >= 0)[None] & ~xp.isnan(spread)
-    return xp.where(usable, better(old, xp.where(usable, spread, old)), old)
+    usable = xp.asarray(place >= 0, device=old.device)[None] & ~xp.isnan(spread)
+    return xp.reshape(xp.where(usable, better(flat, xp.where(usable, spread, flat)), flat), old.shape)

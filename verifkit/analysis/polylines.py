@@ -44,6 +44,36 @@ def polyline_lines(function: ScalarFunction, lower: Array, upper: Array) -> Line
         return Lines(lower_slope, lower_offset, upper_slope, upper_offset)
 
 
+def polyline_offsets(function: ScalarFunction, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array]:
+    """Offsets (below, above) with which lines of the given slope bound such a function on [lower, upper].
+
+    All `(B, *shape)`; infinite where nothing is known. Raises TypeError for another function.
+    """
+    with np.errstate(all="ignore"):
+        xp = namespace(lower)
+        low, high = constants(lower, upper, *function_bounds(function, lower, upper))
+        corners, segments = _corners(function, lower, upper)
+        least, most = (xp.full_like(low, end) for end in (xp.inf, -xp.inf))
+        for x, bottom, top in corners:
+            least, most = xp.minimum(least, -above(-bottom, -slope, x)), xp.maximum(most, above(top, slope, x))
+        for inside, own in segments:
+            exact = inside & (slope == own)
+            least, most = (xp.where(exact, xp.zeros_like(least), end) for end in (least, most))
+        known = xp.isfinite(high - low)
+        infinity = xp.full_like(low, xp.inf)
+        return xp.where(known, least, -infinity), xp.where(known, most, infinity)
+
+
+def polyline_slope(function: ScalarFunction, lower: Array, upper: Array) -> Array:
+    """The slope of the segment that the range lies in, where it goes through the origin; else that of the chord."""
+    with np.errstate(all="ignore"):
+        xp = namespace(lower)
+        slope = chord(lower, function(lower), upper, function(upper))
+        for inside, own in _corners(function, lower, upper)[1]:
+            slope = xp.where(inside, own + xp.zeros_like(slope), slope)
+        return slope
+
+
 def _edge(corners: Sequence[tuple[Array, Array]], flat: Array, middle: Array) -> Line:
     """The best line above all corners (x, y), x ascending."""
     xp = namespace(flat)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -32,6 +33,38 @@ class Region:
     @property
     def batch(self) -> int:
         return int(self.lower.shape[0])
+
+    def single(self) -> list[Region]:
+        """The regions one by one, each a batch of one."""
+        return [
+            Region(
+                self.lower[b : b + 1],
+                self.upper[b : b + 1],
+                None if self.center is None else self.center[b : b + 1],
+                None if self.radius is None else self.radius[b : b + 1],
+                self.norm,
+            )
+            for b in range(self.batch)
+        ]
+
+
+def stacked(regions: Sequence[Region]) -> list[tuple[list[int], Region]]:
+    """Batches of the regions that are of one kind, each with the places of its entries."""
+    groups: dict[object, list[int]] = {}
+    for place, region in enumerate(regions):
+        groups.setdefault((region.norm, region.center is None, region.lower.shape), []).append(place)
+    return [(places, _stack([regions[place] for place in places])) for places in groups.values()]
+
+
+def _stack(regions: Sequence[Region]) -> Region:
+    first = regions[0]
+    if len(regions) == 1:
+        return first
+    lower, upper = (np.concatenate([getattr(r, end) for r in regions]) for end in ("lower", "upper"))
+    if first.center is None:
+        return Region(lower, upper)
+    center, radius = (np.concatenate([getattr(r, part) for r in regions]) for part in ("center", "radius"))
+    return Region(lower, upper, center, radius, first.norm)
 
 
 def region_of(query: Query) -> Region:

@@ -11,6 +11,7 @@ NeurIPS 2018, for the adaptive ReLU slope and the S-shaped cases.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -60,6 +61,17 @@ def crown_relu(function: ScalarFunction, lower: Array, upper: Array) -> Lines:
     """CROWN's adaptive choice: lower slope 1 where the positive side is larger, else 0 (least area)."""
     xp = namespace(lower)
     return relu_lines(lower, upper, xp.astype(upper > -lower, lower.dtype))
+
+
+def adapted(lines: Lines, bounds: tuple[Array, Array], own: tuple[Array, Array]) -> Lines:
+    """The same ReLU lines with the adaptive choice made on CROWN's own bounds (lower, upper) of the pre-activation.
+
+    bounds: those that the lines are for, which other methods may have tightened. That changes which side is the larger
+    one, and the choice by the method's own bounds is the better one more often than not.
+    """
+    xp, (lower, upper) = namespace(lines.lower_slope), bounds
+    slope = xp.astype(own[1] > -own[0], lines.lower_slope.dtype)
+    return replace(lines, lower_slope=xp.where((lower < 0) & (upper > 0), slope, lines.lower_slope))
 
 
 CROWN_RELAXATIONS: dict[type[ScalarFunction], Relaxation] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verifkit.arrays import Array, epsilon, namespace
+from verifkit.arrays import Array, epsilon, namespace, smallest_normal
 
 
 def gamma(n: int, x: Array) -> float:
@@ -16,7 +16,7 @@ def gamma(n: int, x: Array) -> float:
 
 def tiny(x: Array) -> float:
     """A bound on everything lost to underflow in one node: the smallest normal number of the dtype."""
-    return float(namespace(x).finfo(x.dtype).smallest_normal)
+    return smallest_normal(x)
 
 
 def inflate(x: Array, ulps: int = 4) -> Array:

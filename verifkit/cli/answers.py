@@ -15,6 +15,7 @@ from verifkit.query import Query
 from verifkit.radius import format_radius
 from verifkit.registry import create, names, verifier_class
 from verifkit.result import Result
+from verifkit.verifier import Verifier
 
 
 def ask(
@@ -30,11 +31,15 @@ def ask(
     Loading counts against the time limit only in the process around: the verifier gets all of the limits.
     """
     chosen = create(verifier, options)
+    return chosen.verify(question(model, spec, chosen), budget=limits, seed=seed)
+
+
+def question(model: str, spec: str, chosen: Verifier) -> Query:
+    """The property in `spec` of the network in `model`; raises `VerifkitError` for a user's mistake."""
     prop = load_property(spec)
     box = prop.input_set if isinstance(prop.input_set, Box) else None
     loaded = load_model(model, require_network=chosen.capabilities.needs_network, box=box)
-    query = Query(loaded, prop)
-    return chosen.verify(query, budget=limits, seed=seed)
+    return Query(loaded, prop)
 
 
 def answer_text(result: Result) -> str:

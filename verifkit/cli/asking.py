@@ -1,4 +1,4 @@
-"""The commands that ask one question about one model: `verify`, `radius`, `supports`.
+"""The commands that ask one question about one model: `verify`, `bounds`, `radius`, `supports`.
 
 Each runs in a process of its own, which is ended at its limits (docs/adr/0008).
 """
@@ -25,6 +25,7 @@ from verifkit.cli.output import (
     parse_options,
     print_out,
     say,
+    terminal_width,
 )
 from verifkit.errors import VerifkitError
 
@@ -41,11 +42,14 @@ _LIMITS = (
     click.option("--memory", type=float, metavar="GIB", help="Resident memory. [default: no limit]"),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."),
 )
-_VERIFIER = (
-    click.option("--verifier", default="auto", show_default=True, help="A name from `verifkit list`."),
-    click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the verifier; repeatable."),
-    click.option("--seed", type=int, default=0, show_default=True),
-)
+
+
+def _verifier(default: str) -> tuple[Callable[[Any], Any], ...]:
+    return (
+        click.option("--verifier", default=default, show_default=True, help="A name from `verifkit list`."),
+        click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the verifier; repeatable."),
+        click.option("--seed", type=int, default=0, show_default=True),
+    )
 
 
 def _with(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -62,7 +66,7 @@ def _with(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 @click.command()
 @click.argument("model", type=click.Path())
 @click.argument("spec", type=click.Path())
-@_with(*_VERIFIER, *_LIMITS)
+@_with(*_verifier("auto"), *_LIMITS)
 def verify(
     model: str,
     spec: str,
@@ -84,6 +88,33 @@ def verify(
 
 @click.command()
 @click.argument("model", type=click.Path())
+@click.argument("spec", type=click.Path())
+@click.option("--layer", metavar="NAME", help="Every entry of this layer, in place of a line for each layer.")
+@click.option("--out", type=click.Path(), metavar="FILE", help="Also write NAME.lower and NAME.upper to an .npz file.")
+@_with(*_verifier("crown"), *_LIMITS)
+def bounds(
+    model: str,
+    spec: str,
+    layer: str | None,
+    out: str | None,
+    verifier: str,
+    options: tuple[str, ...],
+    seed: int,
+    timeout: float | None,
+    memory: float | None,
+    as_json: bool,
+) -> None:
+    """Bounds on every value inside MODEL (.onnx) over the inputs that SPEC (.vnnlib) is about, layer by layer.
+
+    Lower ends are rounded down, upper ends up.
+    """
+    limits = _limits(timeout, memory)
+    shown = layer, out, terminal_width()
+    _supervise(partial(_bounds, model, spec, verifier, parse_options(options), limits, seed, shown), limits, as_json)
+
+
+@click.command()
+@click.argument("model", type=click.Path())
 @click.option("--input", "inputs", type=click.Path(), required=True, metavar="FILE", help="The input: an .npy array, "
               "or an .npz file with x (n, ...) and labels y (n,).")  # fmt: skip
 @click.option("--index", type=int, metavar="N", help="Which of several inputs in FILE.")
@@ -91,7 +122,7 @@ def verify(
 @click.option("--norm", type=click.Choice(["inf", "2", "1", "0"]), default="inf", show_default=True)
 @click.option("--clip", nargs=2, type=str, metavar="LOW HIGH", help="The inputs that exist at all. [default: any]")
 @click.option("--tolerance", type=float, default=2.0**-10, help="Of the bracket, relative. [default: 0.001]")
-@_with(*_VERIFIER, *_LIMITS)
+@_with(*_verifier("auto"), *_LIMITS)
 def radius(
     model: str,
     inputs: str,
@@ -137,6 +168,29 @@ def _verify(model: str, spec: str, verifier: str, options: dict[str, str], limit
     result = ask(model, spec, verifier, options, limits, seed)
     status = DEFINITE if result.word in ("sat", "unsat") else FAILURE if result.word == "error" else UNDECIDED
     return status, answer_text(result), result.to_json()
+
+
+def _bounds(
+    model: str,
+    spec: str,
+    verifier: str,
+    options: dict[str, str],
+    limits: Budget,
+    seed: int,
+    shown: tuple[str | None, str | None, int | None],
+) -> Said:
+    """shown: the one layer asked for, the file to write, the terminal's width."""
+    from verifkit.cli.bounds_answer import ask_bounds
+
+    layer, out, width = shown
+    answer = ask_bounds(model, spec, verifier, options, limits, seed).only(layer)
+    if answer.layers is None:
+        status = FAILURE if answer.result.word == "error" else UNDECIDED
+    else:
+        status = DEFINITE
+        if out is not None:
+            answer.save(out)
+    return status, answer.to_text(entries=layer is not None, width=width), answer.to_json()
 
 
 def _radius(asked: Asked, verifier: str, options: dict[str, str], limits: Budget, seed: int, tolerance: float) -> Said:

@@ -51,7 +51,7 @@ class Program:
             encoding.add_columns(np.zeros(1), np.ones(1), integer=True)
         self._encoding = encoding
         self._objective = objective
-        self._solver = _quiet_solver(highspy)
+        self._solver = quiet_solver(highspy)
         self.name = f"HiGHS {self._solver.version()}"
         self.tolerance = tolerance
         self.input_bounds = encoding.lower[0], encoding.upper[0]
@@ -171,7 +171,7 @@ class Program:
             raise Unfit("the network has coefficients that are too small for the solver and matter")
 
 
-def _quiet_solver(highspy: Any) -> Any:
+def quiet_solver(highspy: Any) -> Any:
     """A HiGHS that prints nothing: its constructor's last call, `enableCallbacks`, would print a banner otherwise."""
 
     class Quiet(highspy.Highs):  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from fractions import Fraction
 
 import numpy as np
@@ -20,8 +21,19 @@ ROUNDING = 1e-12
 def crossed_line(node: Activation, lines: Lines, ends: Ends) -> str | None:
     """A sentence on the first line that crosses the node's function on its range, or None.
 
-    For ReLU in exact rationals at 9 points and at 0; else in float64 at 200 points.
+    For ReLU in exact rationals at 9 points and at 0; else in float64 at 200 points. Rows that have lines of their own
+    are looked at one by one.
     """
+    parts = [np.asarray(getattr(lines, f.name), dtype=np.float64) for f in fields(lines)]
+    own = [part.ndim > np.asarray(ends[0]).ndim for part in parts]
+    rows = max((part.shape[1] for part, mine in zip(parts, own, strict=True) if mine), default=1)
+    each = (
+        Lines(*(part[:, row] if mine else part for part, mine in zip(parts, own, strict=True))) for row in range(rows)
+    )
+    return next((found for row in each if (found := _crossed_line(node, row, ends)) is not None), None)
+
+
+def _crossed_line(node: Activation, lines: Lines, ends: Ends) -> str | None:
     columns = [np.asarray(a, dtype=np.float64).reshape(-1) for a in ends]
     parts = _flat(ends, lines.lower_slope, lines.lower_offset, lines.upper_slope, lines.upper_offset)
     exact = isinstance(node.function, Relu)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from verifkit.analysis.interval import Bounds, propagate
-from verifkit.analysis.linear import LinearAnalysis, analyse
+from verifkit.analysis.linear import analyse
+from verifkit.analysis.linear_analysis import LinearAnalysis
 from verifkit.analysis.region import Region
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
 from verifkit.analysis.rows import Rows
@@ -57,7 +58,7 @@ def check_bounds_contain_samples(
     plain = network.without_max()
     crown = analyse(plain, region, CROWN_RELAXATIONS, Clock(Budget()))
     outputs = _output_bounds(crown)
-    seen, plain_seen = _Seen(network), _Seen(plain)
+    seen, plain_seen = Seen(network), Seen(plain)
     step = max(1, CHUNK // max(math.prod(node.shape) for node in plain.nodes))
     for x in _samples(model, lower, upper, samples, step, seed):
         values = network.values(x)
@@ -76,7 +77,7 @@ def check_bounds_contain_samples(
     return OutputWidths(float(np.max(high - low)), _width(outputs), _width(interval[-1]))
 
 
-class _Seen:
+class Seen:
     """The range of every node's values so far. largest: for each node, the largest value of it or any before it."""
 
     def __init__(self, network: Network) -> None:
@@ -101,7 +102,7 @@ class _Seen:
                         self.low[k], self.high[k])  # fmt: skip
 
 
-def _check_lines(analysis: LinearAnalysis, values: Sequence[np.ndarray], seen: _Seen) -> None:
+def _check_lines(analysis: LinearAnalysis, values: Sequence[np.ndarray], seen: Seen) -> None:
     """Every activation's value lies between its lines, and every product's between its planes, at every sample."""
     for k, lines in analysis.lines.items():
         x, y = values[analysis.network.nodes[k].parents[0]], values[k]
