@@ -240,8 +240,6 @@ MUTANTS = (
     # --- alpha-CROWN ------------------------------------------------------------------------------------------------
     mutant("alpha_crown", "slopes-beyond-one", "the ascent may leave the range of valid slopes",
            (f"{SLOPES}:_Rows._stepped", "xp.zeros_like(move)), None, 1.0)", "xp.zeros_like(move)), None, 2.0)")),
-    mutant("alpha_crown", "leaky-slopes-to-zero", "the slope below a leaky ReLU may be less than its own",
-           (f"{SLOPES}:free_units", "low = low + node.function.slope", "low = low - 0.5 + 0.0 * node.function.slope")),
     mutant("alpha_crown", "missing-constants", "the biases of the rows' own node are left out",
            (f"{SLOPES}:_Rows._bound", "if self.constant is not None:", "if False:")),
     # --- MILP -------------------------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def test_the_random_chains_take_this_way(counted: list[int]) -> None:
     for seed in range(60):
         bounded(random_chain(seed), seed)
     assert len(counted) > 60
-    assert sum(counted) > 3000
+    assert sum(counted) > 2000
 
 
 PADDED: dict[str, Callable[[], Chain]] = {
@@ -185,6 +185,16 @@ BEYOND: dict[str, Callable[[], Chain]] = {
 def test_windows_that_lie_wholly_in_the_padding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A padding may be wider than the kernel: some entries then see nothing of the image."""
     agree(BEYOND[name]().function(Relu()).network(), 1, monkeypatch)
+
+
+@pytest.mark.xfail(strict=True, reason="a window beyond the frame of an image reads another one, or raises IndexError")
+@pytest.mark.parametrize("pads", [((4, 0), (4, 0)), ((0, 4), (0, 4)), ((0, 0), (4, 0)), ((1, 1), (1, 1))])
+def test_entries_without_bias_that_see_only_padding(pads: Pads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are 0, and an interval that is rounded outwards leaves that undecided: they get a backward pass as well."""
+    chain = Chain((2, 4, 5), 3)
+    for _ in range(2):
+        chain.conv(3, (1, 1), (1, 1), pads, bias=False).function(Relu())
+    agree(chain.conv(2, (1, 1)).function(Relu()).network(), 1, monkeypatch)
 
 
 OTHERS: dict[str, Callable[[], Chain]] = {
