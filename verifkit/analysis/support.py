@@ -52,7 +52,9 @@ def minimiser(coefficients: Array, region: Region) -> Array:
         moved = -xp.sign(flat) * steps
     else:
         t = _step_length(flat, gaps, region.radius)
-        moved = -xp.sign(flat) * xp.minimum(t * xp.abs(flat), gaps)
+        # An infinite step goes all the way to the box, but for entries without a slope: 0 * inf is NaN.
+        step = xp.where(flat == 0, xp.zeros_like(flat), t * xp.abs(flat))
+        moved = -xp.sign(flat) * xp.minimum(step, gaps)
     return xp.minimum(xp.maximum(center + xp.reshape(moved, shape), low), high)
 
 

@@ -62,19 +62,37 @@ class _Windows:
     left: np.ndarray
 
 
-class _View:
-    """An image (channels, H, W) through windows of one size, 0 beyond its edges."""
+@dataclass(frozen=True)
+class _Frame:
+    """The size of the windows over one node, and where the first and the last of them begin in its image."""
 
-    def __init__(self, image: np.ndarray, window: tuple[int, int]) -> None:
-        height, width = window
-        padded = np.pad(image, ((0, 0), (height, height), (width, width)))
-        self._views = np.lib.stride_tricks.sliding_window_view(padded, window, axis=(1, 2)).transpose(1, 2, 0, 3, 4)
-        self._margin = window
+    size: tuple[int, int] = (1, 1)
+    first: tuple[int, int] = (0, 0)
+    last: tuple[int, int] = (0, 0)
+
+    def through(self, conv: Conv) -> _Frame:
+        """The windows over what the convolution reads."""
+        kernel, pads = conv.weight.shape[2:], [before for before, _ in conv.pads]
+        each = list(zip(self.size, self.first, self.last, conv.strides, kernel, pads, strict=True))
+        size, first, last = zip(*(((n - 1) * s + k, a * s - p, b * s - p) for n, a, b, s, k, p in each), strict=True)
+        return _Frame((size[0], size[1]), (first[0], first[1]), (last[0], last[1]))
+
+
+class _View:
+    """An image (channels, H, W) through the windows of a frame, 0 beyond its edges, however far they are."""
+
+    def __init__(self, image: np.ndarray, frame: _Frame) -> None:
+        self._before = tuple(max(0, -a) for a in frame.first)
+        behind = [max(0, b + n - m) for b, n, m in zip(frame.last, frame.size, image.shape[1:], strict=True)]
+        padded = np.pad(image, ((0, 0), *zip(self._before, behind, strict=True)))
+        self._views = np.lib.stride_tricks.sliding_window_view(padded, frame.size, axis=(1, 2)).transpose(1, 2, 0, 3, 4)
         self.largest = float(np.abs(image).max(initial=0.0))
 
     def at(self, windows: _Windows) -> np.ndarray:
         """(R, channels, height, width)."""
-        found: np.ndarray = self._views[windows.top + self._margin[0], windows.left + self._margin[1]]
+        top, left = windows.top + self._before[0], windows.left + self._before[1]
+        assert min(top.min(), left.min()) >= 0, "a window begins before its frame"  # it would wrap around
+        found: np.ndarray = self._views[top, left]
         return found
 
 
@@ -95,30 +113,30 @@ class WindowPass:
         self._lines: dict[int, list[_View | None]] = {}
         self._inside: dict[int, _View] = {}
         self._bias: dict[int, _View] = {}
-        window, self._entries = (1, 1), 1
+        rows, columns = network.nodes[chain[0]].shape[-2:]
+        frame, self._entries = _Frame(last=(rows - 1, columns - 1)), 1
         for above, index in zip([-1, *chain], chain, strict=False):
             node = network.nodes[index]
             if isinstance(node, Activation):
                 lines = relaxed[index]
                 assert isinstance(lines, Lines)
                 parts = [_image(getattr(lines, f.name)) for f in fields(lines)]
-                self._lines[index] = [_View(part, window) if part.any() else None for part in parts]
+                self._lines[index] = [_View(part, frame) if part.any() else None for part in parts]
             elif isinstance(node, Affine):
                 conv = node.maps[0]
                 assert isinstance(conv, Conv)
                 self._conv[index] = conv
                 if node.bias is not None and index != chain[0]:
-                    self._bias[index] = _View(_image(node.bias), window)
+                    self._bias[index] = _View(_image(node.bias), frame)
                 # An activation above leaves nothing beyond its edges; a convolution above does.
                 if above in self._conv:
-                    self._inside[index] = _View(np.ones(node.shape[1:]), window)
-                (height, width), (kernel_y, kernel_x) = window, conv.weight.shape[2:]
-                window = (height - 1) * conv.strides[0] + kernel_y, (width - 1) * conv.strides[1] + kernel_x
-            self._entries = max(self._entries, math.prod(window) * int(node.shape[1]))
+                    self._inside[index] = _View(np.ones(node.shape[1:]), frame)
+                frame = frame.through(conv)
+            self._entries = max(self._entries, math.prod(frame.size) * int(node.shape[1]))
         low, high = _image(region.lower), _image(region.upper)
         middle = low / 2 + high / 2
-        self._middle = _View(middle, window)
-        self._half = _View(inflate(np.maximum(high - middle, middle - low)), window)
+        self._middle = _View(middle, frame)
+        self._half = _View(inflate(np.maximum(high - middle, middle - low)), frame)
 
     def lower(self, chosen: np.ndarray, sign: float) -> Array:
         """Rigorous lower bounds (1, entries) on sign * the flat entries `chosen` of the chain's first node."""
