@@ -186,13 +186,14 @@ def _looser(exact: dict[int, float], attack: dict[int, float]) -> str:
 
 def asked_at(rows: list[Row]) -> Iterator[tuple[str, ...]]:
     """The table of one network, norm and radius."""
-    yield "method", "certified", "mean margin", "least margin", "seconds", "time-outs", "images read right"
+    yield "method", "holds", "violated", "mean margin", "least margin", "seconds", "time-outs", "images read right"
     for method in dict.fromkeys(row.method for row in rows):
         own = [row for row in rows if row.method == method and row.status != "misread"]
         margins = [row.margin for row in own if row.margin is not None]
         yield (
             f"`{method}`",
             str(sum(row.status == "holds" for row in own)),
+            str(sum(row.status == "violated" for row in own)),
             f"{mean(margins):.4f} ({len(margins)})" if margins else "–",
             f"{min(margins):.4f}" if margins else "–",
             f"{mean(row.seconds for row in own):.3g}",
@@ -227,7 +228,7 @@ def tables(paths: list[Path]) -> None:
     for row in sorted(rows, key=lambda r: (_place(NORMS, r.norm), _place(NETWORKS, r.network), r.image)):
         groups.setdefault((row.norm, row.network, row.radius), []).append(row)
     for (norm, network, radius), group in groups.items():
-        group.sort(key=lambda r: (_place(METHODS, r.method), r.method))
+        group.sort(key=lambda r: (_place(METHODS, r.method.partition("(")[0]), r.method))
         misread = len({row.image for row in group if row.status == "misread"})
         asked = f" at {radius}" if radius is not None else ""
         print(f"\n`{network}`, {'l-' if norm == 'inf' else 'l'}{norm}{asked}; {misread} misread\n")

@@ -16,7 +16,7 @@ from verifkit.analysis.interval import Bounds, needs_signs, node_bounds
 from verifkit.analysis.linear_analysis import LinearAnalysis, joined
 from verifkit.analysis.products import product_planes
 from verifkit.analysis.ranges import all_finite
-from verifkit.analysis.readers import Kinks, readers, undecided
+from verifkit.analysis.readers import Kinks, holding, readers, undecided
 from verifkit.analysis.region import Region
 from verifkit.analysis.relaxation import Relaxation, adapted, crown_relu
 from verifkit.analysis.rounding import down
@@ -130,13 +130,13 @@ class _Builder:
         xp, own_lower, own_upper = namespace(lower), lower, upper
         chosen = undecided(lower, upper, kinks)
         if chosen.size:
-            found = -self._rows(index, chosen, -1.0, kinks)
+            found = -_where_open(self._rows(index, chosen, -1.0, kinks), holding(lower, upper, kinks), chosen)
             own_upper = _merged(upper, chosen, found, lambda _, new: new)
             upper = _merged(upper, chosen, found, xp.minimum)
             if kinks == [0.0]:
                 chosen = undecided(lower, upper, kinks)
         if chosen.size:
-            found = self._rows(index, chosen, 1.0, kinks)
+            found = _where_open(self._rows(index, chosen, 1.0, kinks), holding(lower, upper, kinks), chosen)
             own_lower = _merged(lower, chosen, found, lambda _, new: new)
             lower = _merged(lower, chosen, found, xp.maximum)
         self.own[index] = own_lower, own_upper
@@ -196,6 +196,13 @@ def _plain(node: Affine) -> bool:
     """Whether the node is made of matrices, one for each of its parents."""
     plain = all((isinstance(m, Dense) and math.prod(m.outer) == 1) or isinstance(m, Sparse) for m in node.maps)
     return plain and len(set(node.parents)) == len(node.parents)
+
+
+def _where_open(found: Array, open_ones: Array, chosen: np.ndarray) -> Array:
+    """Bounds (B, entries) of the chosen entries, NaN in the regions that leave an entry decided: as if asked alone."""
+    xp = namespace(found)
+    mask = xp.reshape(open_ones, (found.shape[0], -1))[:, chosen]
+    return xp.where(mask, found, xp.full_like(found, xp.nan))
 
 
 def _merged(old: Array, chosen: np.ndarray, new: Array, better: Callable[[Array, Array], Array]) -> Array:

@@ -36,13 +36,17 @@ def readers(network: Network, relaxations: Mapping[type[ScalarFunction], Relaxat
     return found
 
 
-def undecided(lower: Array, upper: Array, kinks: Kinks) -> np.ndarray:
-    """Flat indices of the entries whose range holds a kink in some batch entry, or has any width (kinks None)."""
-    xp = namespace(lower)
-    found = lower < upper if kinks is None else xp.zeros_like(lower, dtype=xp.bool)
+def holding(lower: Array, upper: Array, kinks: Kinks) -> Array:
+    """Which entries' ranges hold a kink, or have any width (kinks None), `(B, *shape)`."""
+    found = lower < upper if kinks is None else namespace(lower).zeros_like(lower, dtype=namespace(lower).bool)
     for kink in kinks or ():
         found = found | ((lower < kink) & (upper > kink))
-    return np.flatnonzero(np.asarray(xp.any(found, axis=0)))
+    return found
+
+
+def undecided(lower: Array, upper: Array, kinks: Kinks) -> np.ndarray:
+    """Flat indices of the entries that are `holding` in some batch entry."""
+    return np.flatnonzero(np.asarray(namespace(lower).any(holding(lower, upper, kinks), axis=0)))
 
 
 def _relaxes(node: Node, relaxations: Mapping[type[ScalarFunction], Relaxation]) -> bool:

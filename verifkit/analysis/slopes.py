@@ -71,7 +71,7 @@ def free_units(compact: Compact) -> dict[int, _Free]:
         low = xp.zeros_like(lower)
         if isinstance(node.function, LeakyRelu):
             low = low + node.function.slope
-        mask = (lower < 0) & (upper > 0) & (low < 1) & (lines.lower_offset == 0)
+        mask = (lower < 0) & (upper > 0) & (low < 1) & (lines.lower_offset <= 0)
         if bool(xp.any(mask)):
             found[index] = _Free(mask, low)
     return found

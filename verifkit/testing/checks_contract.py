@@ -30,11 +30,13 @@ from verifkit.network import Network, dense_network
 from verifkit.properties import Property, misclassified
 from verifkit.query import Query
 from verifkit.result import Reason, Result, Subject, Verdict
-from verifkit.testing.checks import Rule, Trial
+from verifkit.testing.batches import batch_questions
+from verifkit.testing.checks import ConformanceError, Rule, Trial
 from verifkit.testing.checks_capabilities import plain_query, region_around
 from verifkit.testing.gallery import exhibits
 from verifkit.testing.questions import easy_sample, supported
 from verifkit.testing.samples import Sample
+from verifkit.verifier import Verifier
 
 TINY = Budget(seconds=0.05)
 GRACE = 1.0
@@ -216,6 +218,66 @@ def _printed() -> Iterator[list[str]]:
                 found.append(written)
 
 
+def batches_answer_alike(trial: Trial) -> None:
+    """Asked together, questions get the answers that they get one by one, in their order, however they are mixed; all
+    of them end when the time of the batch is up."""
+    queries = _batches(trial)
+    together = _asked_together(trial, queries, Budget(seconds=60.0 * len(queries)))
+    for query, many in zip(queries, together, strict=True):
+        problem = _problem(trial, query, many) or _difference(trial.ask(query), many)
+        if problem is not None:
+            trial.fail("batches_answer_alike", f"in a batch: {problem} (norm {query.norm})", query.prop.name)
+    late = _asked_together(trial, queries, Budget(seconds=1e-9))
+    for query, result, timely in zip(queries, late, together, strict=True):
+        asked = trial.verifier.capabilities.refusal(query) is None and len(query.cases()) == 1
+        if result.reason is not Reason.TIMEOUT and (asked or _difference(timely, result) is not None):
+            trial.fail("batches_answer_alike", f"a batch's budget of a nanosecond gives {result.verdict}")
+    if _asked_together(trial, [], Budget()):
+        trial.fail("batches_answer_alike", "an empty batch has answers")
+
+
+def _batches(trial: Trial) -> list[Query]:
+    """Questions about one network and about others. None that is an exact tie: rounding may go either way there.
+
+    Few for a method that answers a batch one by one.
+    """
+    cls, norms = type(trial.verifier), trial.norms
+    few = cls._decide_batch is Verifier._decide_batch
+    queries = []
+    for norm in norms[:1] if few else norms:
+        queries += batch_questions(norm, trial.verifier.capabilities, few=few)
+        queries += [easy_sample(norm, 0, trial.seed, holds, False).query for holds in (True, False)]
+        samples: list[Sample] = [] if few else trial.samples(norm, 8)
+        queries += [s.query for s in samples if not s.truth.in_band]
+    order = np.random.default_rng(trial.seed).permutation(len(queries))
+    return [queries[k] for k in order]
+
+
+def _asked_together(trial: Trial, queries: list[Query], budget: Budget) -> list[Result]:
+    try:
+        results = trial.verifier.verify_batch(queries, budget=budget, seed=trial.seed)
+    except Exception as error:
+        raise ConformanceError(
+            f"verifier '{trial.verifier.name}' raises {type(error).__name__} ({error}) instead of answering a batch"
+        ) from error
+    if len(results) != len(queries):
+        trial.fail("batches_answer_alike", f"{len(results)} answers to {len(queries)} questions")
+    return results
+
+
+def _difference(one: Result, many: Result) -> str | None:
+    """What two answers to one question differ in: verdict, reason, or a margin by more than rounding."""
+    if (one.verdict, one.reason) != (many.verdict, many.reason):
+        return f"{many.verdict} ({many.reason}: {many.detail}), but alone {one.verdict} ({one.reason}: {one.detail})"
+    here, there = one.statistics.get("margin"), many.statistics.get("margin")
+    if here is None and there is None:
+        return None
+    if not isinstance(here, int | float) or not isinstance(there, int | float):
+        return f"the margin is {there}, but alone {here}"
+    near = here == there or abs(here - there) <= 1e-6 * (1.0 + abs(here))
+    return None if near else f"the margin is {there!r}, but alone {here!r}"
+
+
 def radius_is_a_bracket(trial: Trial) -> None:
     """`radius` brackets: certified lies below falsified, both ends bear their own verdict, the center counts; asked at
     the certified radius, a deterministic method says HOLDS again."""
@@ -250,4 +312,5 @@ RULES = (
     Rule("global_state_is_untouched", global_state_is_untouched),
     Rule("budget_is_kept", budget_is_kept),
     Rule("radius_is_a_bracket", radius_is_a_bracket),
+    Rule("batches_answer_alike", batches_answer_alike, soundness=True),
 )
