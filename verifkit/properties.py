@@ -89,6 +89,8 @@ class Property:
     name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.input_set, LpBall) and self.input_set.norm == "inf":  # a box, and every method knows those
+            object.__setattr__(self, "input_set", self.input_set.bounding_box())
         if self.n_outputs < 1:
             raise PropertyError(f"a property over {self.n_outputs} outputs")
         for disjunct in self.unsafe:

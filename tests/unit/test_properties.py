@@ -296,3 +296,11 @@ class TestRobustness:
     def test_a_label_out_of_range(self, label):
         with pytest.raises(PropertyError, match=rf"label {label} is outside 0\.\.2"):
             misclassified(label, 3)
+
+
+def test_an_linf_ball_is_a_box() -> None:
+    ball = LpBall(
+        (Fraction(0), Fraction(0)), Fraction(1), "inf", Box((Fraction(-2), Fraction(0)), (Fraction(2), Fraction(2)))
+    )
+    prop = Property(ball, (Polyhedron((Constraint(outputs=((0, Fraction(1)),), bound=Fraction(0)),)),), 1)
+    assert prop.input_set == Box((Fraction(-1), Fraction(0)), (Fraction(1), Fraction(1)))

@@ -23,16 +23,18 @@ from verifkit.analysis.rows import Rows, rows_of
 from verifkit.analysis.semidefinite import Multipliers, Relaxed, order_of, relaxed
 from verifkit.budget import Budget, Clock
 from verifkit.errors import OptionError
-from verifkit.input_sets import Box, InputSet, ball
+from verifkit.input_sets import Box, InputSet, Norm, ball
 from verifkit.io.onnx import load_model
 from verifkit.properties import Constraint, Polyhedron, Property, robustness
 from verifkit.query import Query, robustness_family
+from verifkit.registry import create
 from verifkit.result import Reason, Verdict
 from verifkit.testing.oracle import ToyNet
 from verifkit.testing.samples import float_points, row_minimum
 from verifkit.testing.toys import random_region, random_toy, to_model, to_network
 
 ZOO = Path(__file__).parents[2] / "benchmarks" / "zoo"
+SAMPLES = ZOO.parent / "suites" / "digits-samples.npz"
 
 
 def rows_query(toy: ToyNet, inputs: InputSet, number: int | None = None) -> Query:
@@ -219,3 +221,13 @@ def test_a_budget_ends_the_programs() -> None:
 def test_options_are_checked(options: dict[str, object]) -> None:
     with pytest.raises(OptionError, match="sdp"):
         Sdp(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("norm", ["inf", "2"])
+def test_a_single_point_of_a_convolutional_network_is_the_forward_pass(norm: Norm) -> None:
+    model = load_model(ZOO / "digits-conv-small.onnx")
+    with np.load(SAMPLES) as samples:
+        x, label = samples["x"][0], (int(samples["y"][0]) + 1) % 10  # another class than it has
+    result = create("sdp").verify(robustness_family(model, x, label, norm).at(0))
+    y = model.call(x.reshape(1, *model.input_shape).astype(model.dtype)).reshape(-1)
+    assert result.statistics["margin"] == pytest.approx(float(min(y[label] - np.delete(y, label))), rel=1e-4)

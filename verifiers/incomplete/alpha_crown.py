@@ -40,9 +40,9 @@ class AlphaCrown(Verifier):
     early_stop: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.iterations, self.layer_iterations) < 0 or not self.rate > 0 or not 0 < self.decay <= 1:
+        if min(self.iterations, self.layer_iterations) < 0 or not 0 < self.rate < np.inf or not 0 < self.decay <= 1:
             raise OptionError(
-                f"alpha_crown needs both iterations >= 0, rate > 0 and 0 < decay <= 1, not {self.options()}"
+                "alpha_crown needs iterations and layer_iterations >= 0, a finite rate > 0, 0 < decay <= 1"
             )
 
     name: ClassVar[str] = "alpha_crown"

@@ -90,6 +90,8 @@ class Sdp(Verifier):
         if next(self._open(rows, lower), None) is None:
             return conclude(query, rows, lower, analysis)
         size = order_of(analysis) + 1
+        if size == 1:  # a single point and no unstable unit: nothing is relaxed
+            return conclude(query, rows, lower, analysis)
         if size > self.max_size:
             detail = f"the matrix would have {size} rows, more than max_size={self.max_size}"
             statistics = {"margin": rows.margin(lower), "size": size}

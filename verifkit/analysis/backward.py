@@ -44,10 +44,10 @@ def lower_bounds(
     rows: node index -> coefficients `(B, R, *node shape)`. bounds: every node's value bounds. relaxed: the lines or
     planes of activations and products, `(B, *node shape)` or one for each row `(B, R, *node shape)`; an activation or
     product without is bounded by its own interval. held: node index -> multipliers, not negative, `(B, R, *node shape)`
-    on "value >= lower bound" and "value <= upper bound" there; whatever they are, the bound holds. `network` is in the
-    arrays' arithmetic and has no `Max` (see `Network.without_max`) unless intervals are to bound it. reach: what may
-    be kept from one call to the next while no bound grows. trace: takes the coefficients, `(B, R, *shape)`, with which
-    the rows arrived at every activation and product, and at the input.
+    on "value >= lower bound" and "value <= upper bound" there; whatever they are, the bound holds, and NaN claims
+    nothing. `network` is in the arrays' arithmetic and has no `Max` (see `Network.without_max`) unless intervals are to
+    bound it. reach: what may be kept from one call to the next while no bound grows. trace: takes the coefficients,
+    `(B, R, *shape)`, with which the rows arrived at every activation and product, and at the input.
     """
     ground = reach or Reach(network, bounds)
     return _Pass(network, bounds, relaxed, region, held or {}, ground, {} if trace is None else trace).run(rows)

@@ -78,7 +78,7 @@ def _region(inputs: InputSet, shape: Shape, dtype: type[np.floating[Any]]) -> Re
         return Region(lower.reshape(1, *shape), upper.reshape(1, *shape))
     box = inputs.bounding_box()
     lower, upper = float_below(box.lower), float_above(box.upper)
-    if inputs.norm == "0":  # at most k entries differ: only the bounding box is used
+    if inputs.norm in ("0", "inf"):  # of an l0 ball, where at most k entries differ, only the bounding box is used
         return Region(lower.reshape(1, *shape), upper.reshape(1, *shape))
     center = np.array([float(c) for c in inputs.center])
     # The stored center is off by the rounding of each entry; in the l1 norm that bounds the shift in l2 as well.
