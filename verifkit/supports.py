@@ -239,7 +239,11 @@ def _operators_of(node: str, operators: Mapping[str, str]) -> str:
 
 
 def _advice(support: Support, able: Sequence[Support]) -> str:
-    """The verifiers that can take the model instead, for a norm in common where there is one."""
+    """The verifiers that can take the model instead, for a norm in common where there is one.
+
+    What only looks for violations is no substitute for what proves.
+    """
+    able = [v for v in able if _proves(v) or not _proves(support)]
     sharing = [v.name for v in able if set(v.kinds) & set(support.kinds)]
     if sharing:
         return f"ask {', '.join(sharing)} instead"
@@ -296,3 +300,7 @@ def _counts_text(counts: Mapping[str, int]) -> str:
 
 def _tensor_text(tensor: Tensor) -> str:
     return f"{tensor.name} {tensor.type} [{', '.join(map(str, tensor.shape))}]"
+
+
+def _proves(support: Support) -> bool:
+    return any(kind != Kind.FALSIFIER for kind in support.kinds.values())

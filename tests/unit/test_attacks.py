@@ -158,13 +158,15 @@ def test_fmn_is_no_worse_than_bisected_pgd(norm: Norm) -> None:
     assert np.mean(ratios) <= 1.001
 
 
-def test_a_proving_verifier_takes_the_smallest_upper_end() -> None:
+def test_a_proving_verifier_takes_the_upper_end_of_the_attack_that_looks_for_the_nearest() -> None:
     model, samples = load_model(DIGITS), np.load(SAMPLES)
     family = robustness_family(model, samples["x"][3], int(samples["y"][3]), "2", clip=(0, 1))
     bracket = create("crown").radius(family)
-    ends = [create(name).radius(family).falsified for name in ("fmn", "pgd")]
+    nearest, bisected = (create(name).radius(family).falsified for name in ("fmn", "pgd"))
     assert bracket.falsified is not None
-    assert bracket.falsified.value == min(end.value for end in ends if end is not None)
+    assert nearest is not None
+    assert bisected is not None
+    assert bracket.falsified.value == nearest.value <= bisected.value * 1.002
 
 
 def test_fmn_answers_at_a_misclassified_center_and_without_time() -> None:
