@@ -263,7 +263,7 @@ def _attacked(family: QueryFamily, clock: Clock, seed: int) -> RadiusEnd | None:
     """The smallest radius that an installed falsifier finds violated.
 
     Those that look for the nearest violation itself are asked, where there are any: bisecting takes the others several
-    times as long, and ends no nearer.
+    times as long, and ends hardly nearer.
     """
     found = []
     names = falsifiers(family.at(0))
