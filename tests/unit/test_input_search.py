@@ -1,0 +1,156 @@
+"""Bisecting boxes of inputs: the same verdicts as the oracle, and a tree that covers the region."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from verifkit.analysis.box_examination import Disjuncts, examine
+from verifkit.analysis.chain import chain_of, is_chain
+from verifkit.analysis.chain_bounds import ChainBounds
+from verifkit.analysis.input_search import InputSearch
+from verifkit.analysis.linear import analyse
+from verifkit.analysis.region import region_of
+from verifkit.analysis.relaxation import CROWN_RELAXATIONS
+from verifkit.analysis.rows import rows_of
+from verifkit.budget import Budget, Clock
+from verifkit.confirm import confirm
+from verifkit.evidence import BoxTree
+from verifkit.input_sets import Box
+from verifkit.properties import Constraint, Polyhedron, Property
+from verifkit.query import Query
+from verifkit.result import Outcome, Reason, Verdict
+from verifkit.testing.oracle import ToyNet
+from verifkit.testing.toys import ask_oracle, random_question, random_toy, to_model
+
+
+def _search(query: Query, budget: Budget = Budget(), batch: int = 64, processes: int = 1) -> InputSearch:  # noqa: B008
+    rows, clock = rows_of(query.prop), Clock(budget)
+    network = query.network.without_max()
+    analysis = analyse(network, region_of(query), CROWN_RELAXATIONS, clock)
+    chain = chain_of(network, analysis.bounds, rows)
+    assert chain is not None
+    return InputSearch(query, chain, rows, clock, batch=batch, processes=processes)
+
+
+def _hard(seed: int = 1, margin: float = 0.02) -> Query:
+    """A net of two inputs whose least output is known by sampling; the unsafe set lies `margin` below it."""
+    rng = np.random.default_rng(seed)
+    shapes = [(16, 2), (16, 16), (16, 16), (1, 16)]
+    weights = [(rng.normal(size=s) * 1.6 / np.sqrt(s[1])).astype(np.float32).astype(float) for s in shapes]
+    biases = [(rng.normal(size=s[0]) * 0.3).astype(np.float32).astype(float) for s in shapes]
+    toy = ToyNet(tuple(tuple(map(tuple, w)) for w in weights), tuple(map(tuple, biases)))
+    model = to_model(toy)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 201)] * 2), -1).reshape(-1, 2).astype(np.float32)
+    least = float(model(grid).min())
+    row = Constraint(((0, Fraction(1)),), Fraction(least - margin), False, ())
+    box = Box((Fraction(-1),) * 2, (Fraction(1),) * 2)
+    return Query(model, Property(box, (Polyhedron((row,)),), 1))
+
+
+def _boxes_question(number: int) -> tuple[ToyNet, Property, Query] | None:
+    rng = np.random.default_rng([31, number])
+    toy, prop = random_question(rng, random_toy(rng, magnitudes=number % 10 == 9))
+    query = Query(to_model(toy), prop)
+    plain = isinstance(prop.input_set, Box) and all(d.box is None and d.constraints for d in prop.unsafe)
+    return (toy, prop, query) if plain and is_chain(query.network.without_max()) and prop.unsafe else None
+
+
+def _agrees(number: int) -> None:
+    asked = _boxes_question(number)
+    if asked is None:
+        return
+    toy, prop, query = asked
+    truth = ask_oracle(toy, prop)
+    outcome = _search(query).run(100_000)
+    if outcome.verdict is Verdict.HOLDS:
+        assert not truth.violated, number
+    elif outcome.verdict is Verdict.VIOLATED:
+        assert truth.violated, number
+        assert outcome.witness is not None
+        assert confirm(query, outcome.witness) is not None
+    else:
+        assert truth.in_band, (number, outcome.detail)
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_agrees_with_the_oracle(block: int) -> None:
+    for number in range(50 * block, 50 * block + 50):
+        _agrees(number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(6, 60))
+def test_agrees_with_the_oracle_often(block: int) -> None:
+    for number in range(50 * block, 50 * block + 50):
+        _agrees(number)
+
+
+def _covers(search: InputSearch, tree: BoxTree) -> int:
+    """Walks over the tree, checking every box again; how many are refuted."""
+    bounds, disjuncts = ChainBounds(search.chain), Disjuncts.of(search.rows)
+    place = {int(parent): k for k, parent in enumerate(tree.parent)}
+    pending, leaves = [(0, search.chain.lower, search.chain.upper)], 0
+    while pending:
+        number, lower, upper = pending.pop()
+        found = examine(bounds, disjuncts, lower[None], upper[None])
+        if number not in place:
+            assert found.place.size == 0
+            leaves += 1
+            continue
+        k = place[number]
+        assert np.allclose(tree.lower[k], found.lower[0], rtol=0, atol=1e-9)
+        assert np.allclose(tree.upper[k], found.upper[0], rtol=0, atol=1e-9)
+        below, above = tree.upper[k].copy(), tree.lower[k].copy()
+        dim = int(tree.dim[k])
+        below[dim] = above[dim] = tree.at[k]
+        first = int(tree.first[k])
+        pending += [(first, tree.lower[k], below), (first + 1, above, tree.upper[k])]
+    return leaves
+
+
+def _held(outcome: Outcome) -> BoxTree:
+    assert outcome.verdict is Verdict.HOLDS
+    assert isinstance(outcome.evidence, BoxTree)
+    return outcome.evidence
+
+
+def test_the_tree_covers_the_region() -> None:
+    search = _search(_hard())
+    tree = _held(search.run(None))
+    assert tree.boxes > 50
+    assert _covers(search, tree) == tree.parent.size + 1
+
+
+def test_helpers_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verifkit.analysis.input_search.ALONE", 0.0)
+    monkeypatch.setattr("verifkit.analysis.box_workers.FEWEST", 2)
+    query = _hard(margin=0.005)
+    search = _search(query, batch=8, processes=2)
+    tree = _held(search.run(None))
+    again = _search(query, batch=8, processes=2)
+    twice = _held(again.run(None))
+    assert np.array_equal(tree.at, twice.at)
+    assert _covers(search, tree) == tree.parent.size + 1
+
+
+def test_nodes_and_time_run_out() -> None:
+    query = _hard(margin=0.005)
+    few = _search(query, batch=4).run(8)
+    assert few.reason is Reason.INCOMPLETE
+    late = _search(query)
+    late.clock = Clock(Budget(seconds=1e-9))
+    outcome = late.run(None)
+    assert outcome.reason is Reason.TIMEOUT
+    assert float(outcome.statistics["margin"]) <= 0
+
+
+def test_a_tie_is_not_decided() -> None:
+    toy = ToyNet((((1.0,), (-1.0,)), ((1.0, 1.0),)), ((0.0, 0.0), (0.0,)))  # |x|
+    row = Constraint(((0, Fraction(1)),), Fraction(0), True, ())
+    prop = Property(Box((Fraction(-1, 3),), (Fraction(1),)), (Polyhedron((row,)),), 1)
+    outcome = _search(Query(to_model(toy), prop)).run(4000)
+    assert outcome.verdict in (Verdict.HOLDS, Verdict.UNKNOWN)
+    assert outcome.reason in (None, Reason.UNCONFIRMED)
