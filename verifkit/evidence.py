@@ -1,7 +1,7 @@
 """What makes a verdict checkable by something other than its author.
 
 A witness input; linear bounds (the lines of every activation and the intermediate bounds they came from); sample
-counts; an external solver's word. Trees of case splits are built from these leaves.
+counts; an external solver's word; a tree of boxes.
 """
 
 from __future__ import annotations
@@ -99,49 +99,6 @@ class Leaf:
 
 
 @dataclass(frozen=True, eq=False)
-class InputSplit:
-    """Both halves of the region that one input cuts at a threshold: x[dim] <= at below, x[dim] >= at above.
-
-    dim: flat index of the input. below, above: what refutes each half.
-    """
-
-    dim: int
-    at: float
-    below: Evidence
-    above: Evidence
-
-
-@dataclass(frozen=True, eq=False)
-class PhaseSplit:
-    """Both phases of a piecewise linear unit: its pre-activation is <= 0 in the one and >= 0 in the other.
-
-    node: index of the pre-activation's node. unit: its flat index there. negative, nonnegative: what refutes each.
-    """
-
-    node: int
-    unit: int
-    negative: Evidence
-    nonnegative: Evidence
-
-
-@dataclass(frozen=True, eq=False)
-class Farkas:
-    """Multipliers on linear equations that no values within their variables' bounds satisfy: Farkas' lemma.
-
-    The equations and bounds are those that `verifkit.analysis.relu_system.relu_system` makes of the network without
-    `Max`, of `intermediate`, of one disjunct's rows and of the input set (an effective box, or an l1 ball as written),
-    with `triangles` or without; the leaf's path adds b >= 0 and gap <= 0, or b <= 0 and f <= 0, for each `PhaseSplit`.
-    multipliers: one for each definition `variable - form = 0`, in order. Their sum is zero wherever all hold, and has a
-    greatest value within the bounds that is negative, or zero if a strict row is among them (`farkas.refuted`).
-    intermediate: node index -> (lower, upper), flat, of what ReLUs read, without any split.
-    """
-
-    intermediate: Mapping[int, tuple[Array, Array]]
-    triangles: bool
-    multipliers: tuple[Fraction, ...]
-
-
-@dataclass(frozen=True, eq=False)
 class BoxTree:
     """Boxes of inputs bisected until CROWN's bounds refute each, as arrays with an entry for every bisected box.
 
@@ -202,26 +159,4 @@ class Cases:
     parts: tuple[Evidence | None, ...]
 
 
-@dataclass(frozen=True)
-class Disjuncts:
-    """The evidence of a property whose disjuncts were refuted one by one: a piece for each, in order.
-
-    A piece that is a `Leaf` names the refuting row of its own disjunct alone.
-    """
-
-    parts: tuple[Evidence, ...]
-
-
-Evidence = (
-    Witness
-    | Leaf
-    | BoxTree
-    | InputSplit
-    | PhaseSplit
-    | Farkas
-    | SampleCounts
-    | SolverBound
-    | SolverDistance
-    | Cases
-    | Disjuncts
-)
+Evidence = Witness | Leaf | BoxTree | SampleCounts | SolverBound | SolverDistance | Cases
