@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from verifkit.analysis.box_examination import Disjuncts, examine
-from verifkit.analysis.chain import Chain, chain_of, is_chain
+from verifkit.analysis.chain import Chain, Layer, chain_of, is_chain
 from verifkit.analysis.chain_bounds import ChainBounds
 from verifkit.analysis.linear import analyse
 from verifkit.analysis.region import region_of
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
+from verifkit.analysis.rounding import gamma
 from verifkit.analysis.rows import Rows, rows_of
 from verifkit.budget import Budget, Clock
 from verifkit.exact import evaluate_exactly
@@ -21,7 +23,7 @@ from verifkit.network import Network
 from verifkit.properties import Constraint, Polyhedron, Property
 from verifkit.query import Query
 from verifkit.testing.oracle import ToyNet
-from verifkit.testing.toys import random_question, random_toy, to_model
+from verifkit.testing.toys import random_question, random_toy, to_model, to_network
 
 
 def _toy(rng: np.random.Generator, widths: tuple[int, ...], scale: float = 1.0) -> ToyNet:
@@ -108,29 +110,69 @@ def test_a_single_point_is_bounded_to_rounding() -> None:
     assert np.allclose(forms.lower[0], exact, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_what_is_cut_off_is_safe(seed: int) -> None:
-    rng = np.random.default_rng([9, seed])
-    toy, prop = random_question(rng, random_toy(rng))
-    query = Query(to_model(toy), prop)
-    if (
-        not isinstance(prop.input_set, Box)
-        or not is_chain(query.network.without_max())
-        or any(d.box for d in prop.unsafe)
-    ):
-        return
-    chain, rows, network = _chain(toy, prop)
-    if not all((rows.disjunct == d).any() for d in range(rows.n_disjuncts)):
-        return
-    found = examine(ChainBounds(chain), Disjuncts.of(rows), chain.lower[None], chain.upper[None])
-    low, high = prop.input_set.floats(np.float32)
-    for _ in range(60):
-        x = low + rng.uniform(size=low.size).round(rng.integers(0, 3)) * (high - low)
-        part = x[chain.inputs]
-        kept = found.place.size and (found.lower[0] <= part).all() and (part <= found.upper[0]).all()
-        if not kept:
+def _applicable(count: int) -> list[tuple[ToyNet, Property]]:
+    """The first random questions over boxes about chains, with rows in every disjunct."""
+    found: list[tuple[ToyNet, Property]] = []
+    for seed in itertools.count():
+        rng = np.random.default_rng([9, seed])
+        toy, prop = random_question(rng, random_toy(rng))
+        plain = isinstance(prop.input_set, Box) and bool(prop.unsafe) and is_chain(to_network(toy).without_max())
+        if plain and all(d.box is None and d.constraints for d in prop.unsafe):
+            found.append((toy, prop))
+        if len(found) == count:
+            break
+    return found
+
+
+def test_what_is_cut_off_is_safe() -> None:
+    rng, cut = np.random.default_rng(4), 0
+    for toy, prop in _applicable(40):
+        chain, rows, network = _chain(toy, prop)
+        found = examine(ChainBounds(chain), Disjuncts.of(rows), chain.lower[None], chain.upper[None])
+        assert isinstance(prop.input_set, Box)
+        low, high = prop.input_set.floats(np.float32)
+        for _ in range(60):
+            x = low + rng.uniform(size=low.size).round(rng.integers(0, 3)) * (high - low)
+            part = x[chain.inputs]
+            if found.place.size and (found.lower[0] <= part).all() and (part <= found.upper[0]).all():
+                continue
+            cut += 1
             values = _exact_rows(network, prop, x)
             assert not any(
                 all(v < 0 if rows.strict[r] else v <= 0 for r, v in enumerate(values) if rows.disjunct[r] == d)
                 for d in range(rows.n_disjuncts)
             )
+    assert cut > 500
+
+
+def test_rounding_is_paid_for_every_term_of_a_sum() -> None:
+    """A wide layer read backward is a sum over its many units, of terms that may be larger than the units' values."""
+    units = 3000
+    signs = np.where(np.arange(units) % 3 == 0, -1.0, 1.0)
+    hidden = tuple((float(s), -float(s)) for s in signs)
+    toy = ToyNet((hidden, (tuple(signs.tolist()),)), ((0.0,) * units, (0.0,)))
+    low, high = np.full(2, 1.0), np.full(2, 1.0 + 2.0**-10)
+    row = Constraint(((0, Fraction(1)),), Fraction(0), False, ())
+    box = Box(tuple(map(Fraction, low.tolist())), tuple(map(Fraction, high.tolist())))
+    chain, _, network = _chain(toy, Property(box, (Polyhedron((row,)),), 1))
+    point = np.array([[1.0 + 2.0**-10, 1.0]])
+    found = ChainBounds(chain).forms(point, point).lower[0, 0]
+    (exact,) = _exact_rows(network, Property(box, (Polyhedron((row,)),), 1), point[0])
+    terms = 2.0 * int((signs > 0).sum())  # the size of what reaches the inputs from the units that are on
+    assert float(exact - Fraction(float(found))) >= 0.99 * gamma(units, point) * terms
+
+
+def test_coefficients_that_underflow_are_paid_for() -> None:
+    rng = np.random.default_rng(17)
+    weight = rng.normal(size=(40, 2)) * 1e-30
+    hidden = Layer(weight, np.full(40, 1e-30), np.zeros(40), True, 1, np.arange(40), np.full(40, -1.0), np.ones(40))
+    row = rng.normal(size=(1, 40)) * 1e-290  # times a weight it is no float
+    last = Layer(row, np.zeros(1), np.zeros(1), False, 3, np.arange(1), np.full(1, -np.inf), np.full(1, np.inf))
+    lower, upper = np.full(2, -1.0), np.ones(2)
+    chain = Chain((hidden, last), np.arange(2), lower, upper, None)
+    found = Fraction(float(ChainBounds(chain).forms(lower[None], upper[None]).lower[0, 0]))
+    exact_row = [Fraction(v) for v in row[0].tolist()]
+    for x in rng.uniform(-1, 1, size=(20, 2)):
+        z = [sum(Fraction(w) * Fraction(v) for w, v in zip(each, x.tolist(), strict=True)) for each in weight.tolist()]
+        on = [max(v + Fraction(1e-30), Fraction(0)) for v in z]
+        assert found <= sum((w * h for w, h in zip(exact_row, on, strict=True)), Fraction(0))

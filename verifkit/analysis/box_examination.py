@@ -51,7 +51,6 @@ class Bounded:
     margin: np.ndarray
     dim: np.ndarray
     tries: np.ndarray
-    unstable: np.ndarray
 
     @staticmethod
     def joined(parts: Sequence[Bounded], starts: Sequence[int]) -> Bounded:
@@ -97,7 +96,7 @@ def examine(bounds: ChainBounds, disjuncts: Disjuncts, lower: np.ndarray, upper:
     score = np.where(new_high > new_low, score, -1.0)
     dim = np.argmax(np.where(np.isnan(score), np.where(new_high > new_low, 0.0, -1.0), score), axis=1)
     tries = _tries(a, b, low, high, alive, middle, half)
-    return Bounded(place, new_low, new_high, margin[place], dim, tries, forms.unstable[place])
+    return Bounded(place, new_low, new_high, margin[place], dim, tries)
 
 
 def _mixed(a: np.ndarray, b: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

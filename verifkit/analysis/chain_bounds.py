@@ -32,15 +32,13 @@ class Forms:
     """Below each row over its box: coefficients . t + constant, x = middle + half * t, t in [-1, 1].
 
     middle, half (B, n): middle +- half contains the box. coefficients (B, R, n), constant (B, R), rounding included.
-    unstable (B,): units that may be on either side of 0. blame (B, R, n): how much of the relaxation's error in a row
-    is due to each input's width.
+    blame (B, R, n): how much of the relaxation's error in a row is due to each input's width.
     """
 
     middle: np.ndarray
     half: np.ndarray
     coefficients: np.ndarray
     constant: np.ndarray
-    unstable: np.ndarray
     blame: np.ndarray
 
     @property
@@ -90,16 +88,24 @@ class ChainBounds:
         self._reach_x = float(size.max(initial=0.0))
         self._matrices = [_Matrix(layer.weight) for layer in chain.layers]
         self._largest: list[float] = []
+        self._lost: list[float] = []
+        before = self._reach_x
         for layer, matrix in zip(chain.layers, self._matrices, strict=True):
             terms = matrix.absolute @ size + np.abs(layer.bias) + layer.error
             if chain.coupling is not None and layer is chain.layers[-1]:
                 terms = terms + np.abs(chain.coupling) @ np.maximum(np.abs(chain.lower), np.abs(chain.upper))
             z = np.minimum(terms, np.maximum(np.abs(layer.low), np.abs(layer.high)))
             self._largest.append(float(terms.max()) * (1 + 1e-9))
+            # A product that underflows is off by less than `tiny`, and then counts as often as the value it weighs.
+            pairs = (layer.weight.shape[0] + 2) * (layer.weight.shape[1] + 2)
+            self._lost.append(4 * pairs * tiny(size) * (1.0 + self._largest[-1] + before))
+            before = self._largest[-1]
             size = np.maximum(z, 0.0)
         self.work = self._work()
         self._error = [float(layer.error.max(initial=0.0)) for layer in chain.layers]
-        self._gamma = [gamma(2 * layer.weight.shape[1] + 40, layer.weight) for layer in chain.layers]
+        # Sums go over a layer's inputs on the way up and over its units on the way down, constants over all layers.
+        spare = 4 * len(chain.layers) + 40
+        self._gamma = [gamma(2 * max(layer.weight.shape) + spare, layer.weight) for layer in chain.layers]
 
     def _work(self) -> float:
         """About how many products one box takes: half of the unstable units' rows through all layers below."""
@@ -119,7 +125,6 @@ class ChainBounds:
         layers = self.chain.layers
         forward = _Forward(self, middle, half)
         slopes: list[_Slopes | None] = []
-        unstable = np.zeros(lower.shape[0], dtype=np.int64)
         shares: list[np.ndarray | None] = []
         for number, layer in enumerate(layers[:-1]):
             forward.affine(number)
@@ -135,10 +140,9 @@ class ChainBounds:
                 self._tighten(number, slopes, middle, half, low, high)
             found = _lines(low, high)
             slopes.append(found)
-            unstable += ((low < 0) & (high > 0)).sum(axis=1)
             shares.append(forward.shares())
             forward.relu(low.T, high.T)
-        return self._rows(slopes, middle, half, unstable, shares)
+        return self._rows(slopes, middle, half, shares)
 
     def _tighten(
         self,
@@ -169,7 +173,6 @@ class ChainBounds:
         slopes: list[_Slopes | None],
         middle: np.ndarray,
         half: np.ndarray,
-        unstable: np.ndarray,
         shares: list[np.ndarray | None],
     ) -> Forms:
         batch, rows = middle.shape[0], self.chain.n_rows
@@ -190,7 +193,7 @@ class ChainBounds:
                 error = np.concatenate(each).reshape(batch, rows, -1)
                 blame += np.einsum("brm,mnb->brn", error, share, optimize=True)
         shaped = coefficients.reshape(batch, rows, -1), constant.reshape(batch, rows)
-        return Forms(middle, half, *shaped, unstable, blame)
+        return Forms(middle, half, *shaped, blame)
 
     def _backward(
         self,
@@ -214,7 +217,7 @@ class ChainBounds:
         for below in range(number - 1, -1, -1):
             layer, lines = layers[below], slopes[below]
             total = np.abs(a) @ np.ones(a.shape[1])
-            slack += total * (4.0 * self._gamma[below] * self._largest[below] + self._error[below])
+            slack += total * (4.0 * self._gamma[below] * self._largest[below] + self._error[below]) + self._lost[below]
             if lines is not None:
                 negative = np.minimum(a, 0.0)
                 gathered = lines.offset[boxes]
@@ -294,4 +297,5 @@ class _Forward:
         self.linear = self.linear * slope[:, None, :]
         self.center = self.center * slope + offset / 2
         self.spread = slope * self.spread + offset / 2
-        self.spread += np.where(off, 0.0, 8 * EPS * (size + self.spread + np.abs(low) + np.abs(high)))
+        lost = 8 * EPS * (size + self.spread + np.abs(low) + np.abs(high)) + (size.shape[0] + 2) * tiny(size)
+        self.spread += np.where(off, 0.0, lost)
