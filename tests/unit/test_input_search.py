@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from verifkit.analysis.box_examination import Disjuncts, examine
+from verifkit.analysis.box_examination import Bounded, Disjuncts, examine
+from verifkit.analysis.box_workers import BoxWorkers
 from verifkit.analysis.chain import chain_of, is_chain
 from verifkit.analysis.chain_bounds import ChainBounds
 from verifkit.analysis.input_search import InputSearch
@@ -58,10 +61,11 @@ def _boxes_question(number: int) -> tuple[ToyNet, Property, Query] | None:
     return (toy, prop, query) if plain and is_chain(query.network.without_max()) and prop.unsafe else None
 
 
-def _agrees(number: int) -> None:
+def _agrees(number: int) -> bool:
+    """Whether the question is one about boxes and a chain; if it is, the answer is checked."""
     asked = _boxes_question(number)
     if asked is None:
-        return
+        return False
     toy, prop, query = asked
     truth = ask_oracle(toy, prop)
     outcome = _search(query).run(100_000)
@@ -73,19 +77,18 @@ def _agrees(number: int) -> None:
         assert confirm(query, outcome.witness) is not None
     else:
         assert truth.in_band, (number, outcome.detail)
+    return True
 
 
 @pytest.mark.parametrize("block", range(6))
 def test_agrees_with_the_oracle(block: int) -> None:
-    for number in range(50 * block, 50 * block + 50):
-        _agrees(number)
+    assert sum(_agrees(number) for number in range(50 * block, 50 * block + 50)) >= 8
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(6, 60))
 def test_agrees_with_the_oracle_often(block: int) -> None:
-    for number in range(50 * block, 50 * block + 50):
-        _agrees(number)
+    assert sum(_agrees(number) for number in range(50 * block, 50 * block + 50)) >= 8
 
 
 def _covers(search: InputSearch, tree: BoxTree) -> int:
@@ -124,16 +127,28 @@ def test_the_tree_covers_the_region() -> None:
     assert _covers(search, tree) == tree.parent.size + 1
 
 
-def test_helpers_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_helpers_find_the_same_every_time(monkeypatch: pytest.MonkeyPatch, killed: bool) -> None:
     monkeypatch.setattr("verifkit.analysis.input_search.ALONE", 0.0)
     monkeypatch.setattr("verifkit.analysis.box_workers.FEWEST", 2)
+    helped = []
+    plain = BoxWorkers.examine
+
+    def spied(self: BoxWorkers, lower: np.ndarray, upper: np.ndarray) -> Bounded:
+        helped.append(self.count)
+        if killed and len(helped) == 6:
+            os.kill(self._children[0], signal.SIGKILL)
+        return plain(self, lower, upper)
+
+    monkeypatch.setattr(BoxWorkers, "examine", spied)
     query = _hard(margin=0.005)
     search = _search(query, batch=8, processes=2)
     tree = _held(search.run(None))
-    again = _search(query, batch=8, processes=2)
-    twice = _held(again.run(None))
-    assert np.array_equal(tree.at, twice.at)
+    assert max(helped) == 1
+    assert helped[-1] == (0 if killed else 1)
     assert _covers(search, tree) == tree.parent.size + 1
+    if not killed:
+        assert np.array_equal(tree.at, _held(_search(query, batch=8, processes=2).run(None)).at)
 
 
 def test_nodes_and_time_run_out() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import TracebackType
 
@@ -79,7 +80,14 @@ class BoxWorkers:
         parts = min(1 + len(self._pipes), max(1, lower.shape[0] // FEWEST))
         shares = np.array_split(np.arange(lower.shape[0]), parts)
         for pipe, share in zip(self._pipes, shares[1:], strict=False):
-            pipe.send((lower[share], upper[share]))
+            with suppress(OSError):  # it may have been killed: seen below
+                pipe.send((lower[share], upper[share]))
         found = [examine(self.bounds, self.disjuncts, lower[shares[0]], upper[shares[0]])]
-        found += [pipe.recv() for pipe, _ in zip(self._pipes, shares[1:], strict=False)]
+        for pipe, share in zip(tuple(self._pipes), shares[1:], strict=False):
+            try:
+                found.append(pipe.recv())
+            except (EOFError, OSError):  # somebody killed the helper: its share is done here, and it is asked no more
+                self._pipes.remove(pipe)
+                pipe.close()
+                found.append(examine(self.bounds, self.disjuncts, lower[share], upper[share]))
         return Bounded.joined(found, [int(share[0]) for share in shares])

@@ -98,10 +98,10 @@ def chain_of(network: Network, bounds: Sequence[Bounds], rows_: Rows) -> Chain |
         if isinstance(linear, Identity) and node.bias is None and not relu and not last:
             bounds = [*bounds[:index], bounds[index - 1], *bounds[index + 1 :]]
             continue
-        layer = _layer(node, linear, kept, bounds, index, relu=relu, keep_all=last)
-        entries += layer.weight.size
-        if entries > ENTRIES:
+        layer = _layer(node, linear, kept, bounds, index, relu=relu, keep_all=last, room=ENTRIES - entries)
+        if layer is None:
             return None
+        entries += layer.weight.size
         layers.append(layer)
         kept = layer.kept
     layers.append(_row_layer(rows_, layers[-1], bounds, len(network.nodes) - 1, varying))
@@ -118,8 +118,12 @@ def _layer(
     *,
     relu: bool,
     keep_all: bool,
-) -> Layer:
-    """The layer of one affine node over the units `kept` of what it reads; the others there are constants."""
+    room: int,
+) -> Layer | None:
+    """The layer of one affine node over the units `kept` of what it reads; the others there are constants.
+
+    None where its matrix would have more than `room` entries.
+    """
     dtype = np.dtype(np.float64)
     before = [end.reshape(-1) for end in bounds[node.parents[0]]]
     low, high = (end.reshape(-1) for end in bounds[index])
@@ -131,6 +135,8 @@ def _layer(
     depends = _nonzero_rows(part)
     alive = np.flatnonzero(depends & ~(relu & (high <= 0))) if not keep_all else np.arange(low.size)
     alive = alive if alive.size else np.zeros(1, dtype=np.int64)
+    if alive.size * kept.size > room:
+        return None
     weight = _dense(rows(part, alive, dtype))
     bias = np.zeros(alive.size) if node.bias is None else np.asarray(node.bias, dtype=np.float64).reshape(-1)[alive]
     error = np.zeros(alive.size)
@@ -171,8 +177,10 @@ def _row_layer(rows_: Rows, last: Layer, bounds: Sequence[Bounds], output: int, 
     return Layer(rows_.outputs[:, last.kept], bias, error, False, output, np.arange(count), -infinite, infinite)
 
 
-def _identity(size: int) -> Dense:
-    return Dense(np.eye(size))
+def _identity(size: int) -> Sparse:
+    from scipy import sparse
+
+    return Sparse(sparse.csr_array(sparse.identity(size)))
 
 
 def _nonzero_rows(linear: LinearMap) -> np.ndarray:

@@ -97,6 +97,8 @@ class _Tree:
         self.nodes += 2 * parents.size
         if self.nodes <= KEPT:
             self.parts.append((parents, lower, upper, dim, at, first))
+        else:
+            self.parts.clear()
         return first
 
     def evidence(self) -> BoxTree | None:
@@ -116,6 +118,7 @@ class InputSearch:
         self.batch, self.processes = int(max(1, min(batch, ROUND / self.bounds.work))), processes
         self.tree, self.examined, self.tied, self.least = _Tree(), 0, 0, np.inf
         self.tried, self.touched = np.inf, -1
+        self.proved = np.inf  # the least margin of the boxes set aside as ties
         self.fixed = region_of(query).lower.reshape(-1)
 
     def run(self, nodes: int | None) -> Outcome:
@@ -138,10 +141,11 @@ class InputSearch:
                 found = workers.examine(now.lower, now.upper)
                 if not found.place.size:
                     continue
-                witness = self._attacked(found)
+                values = self._values(found.tries.reshape(-1, found.tries.shape[2]))
+                witness = self._attacked(found, self._loss(values))
                 if witness is not None:
                     return Outcome.violated(witness, statistics=self._statistics())
-                boxes = boxes.joined(self._halves(now, found))
+                boxes = boxes.joined(self._halves(now, found, values[1::2]))
         if self.tied:
             detail = f"the margin lies within {CLOSE:g} of 0 in {self.tied} boxes"
             return Outcome.unknown(Reason.UNCONFIRMED, detail, statistics=self._statistics())
@@ -150,16 +154,18 @@ class InputSearch:
         proof = Guarantee(arithmetic=Arithmetic.ROUNDED)
         return Outcome.holds(proof, evidence, detail=detail, statistics=self._statistics())
 
-    def _halves(self, now: _Open, found: Bounded) -> _Open:
-        """Both halves of every open box, but for those that are ties as far as floats can tell."""
+    def _halves(self, now: _Open, found: Bounded, y: np.ndarray) -> _Open:
+        """Both halves of every open box, but for those that are ties as far as floats can tell.
+
+        y: the rows' values (M, R) at each box's second point to try.
+        """
         each = np.arange(found.dim.size)
         low, high = found.lower[each, found.dim], found.upper[each, found.dim]
         at = low / 2 + high / 2
-        y = self._values(found.tries[:, 1])
         scale = CLOSE * (1.0 + np.abs(y).max(axis=1))
-        loss = y[:, self.disjuncts.rows].max(axis=2).min(axis=1)
-        tied = ((found.margin >= -scale) & (loss <= scale)) | ~((low < at) & (at < high))
+        tied = ((found.margin >= -scale) & (self._loss(y) <= scale)) | ~((low < at) & (at < high))
         self.tied += int(tied.sum())
+        self.proved = min(self.proved, float(found.margin[tied].min(initial=np.inf)))
         keep = np.flatnonzero(~tied)
         lower, upper, dim, at = (v[keep] for v in (found.lower, found.upper, found.dim, at))
         margin = np.maximum(found.margin, now.margin[found.place])[keep]
@@ -178,6 +184,10 @@ class InputSearch:
         """The rows less their bounds at points (P, n): (P, R)."""
         return list(self._forward(x))[-1]
 
+    def _loss(self, values: np.ndarray) -> np.ndarray:
+        """(P,): at or below 0 the point is unsafe."""
+        return np.asarray(values[:, self.disjuncts.rows].max(axis=2).min(axis=1))
+
     def _forward(self, x: np.ndarray) -> Iterator[np.ndarray]:
         h = x
         for layer in self.chain.layers[:-1]:
@@ -188,10 +198,9 @@ class InputSearch:
         y = h @ last.weight.T + last.bias
         yield y if self.chain.coupling is None else y + x @ self.chain.coupling.T
 
-    def _attacked(self, found: Bounded) -> np.ndarray | None:
-        """A confirmed witness near the points to try, if a few steps downhill lead to one."""
+    def _attacked(self, found: Bounded, loss: np.ndarray) -> np.ndarray | None:
+        """A confirmed witness near the points to try, of that loss, if a few steps downhill lead to one."""
         x = found.tries.reshape(-1, found.tries.shape[2])
-        loss = self._values(x)[:, self.disjuncts.rows].max(axis=2).min(axis=1)
         x = x[np.argsort(loss, kind="stable")[:POINTS]]
         half = (self.chain.upper - self.chain.lower) / 2
         for step in range(STEPS + 1):
@@ -231,6 +240,6 @@ class InputSearch:
         return {"boxes": self.examined, "least violation tried": self.least}
 
     def _undecided(self, boxes: _Open, reason: Reason, why: str) -> Outcome:
-        margin = float(boxes.margin.min())
+        margin = min(self.proved, float(boxes.margin.min()))
         detail = f"{why}; {len(boxes)} boxes open, margin >= {margin:.6g}"
         return Outcome.unknown(reason, detail, statistics={**self._statistics(), "margin": margin})
