@@ -1,4 +1,5 @@
 """Linear bounds against auto_LiRPA's figures: `python -m benchmarks.bounds_speed [--float32] [--only TEXT]`.
+With `--precisions` float32 against float64 instead: what it gains in time, and loses of the margins.
 
 Margins "label less every other class" of the batches in `bounds_reference.csv` of the public instances (environment
 variable VERIFKIT_VNNCOMP, else ../shared/vnncomp), and their cost in forward passes: an eager float32 forward of the
@@ -11,7 +12,7 @@ import argparse
 import csv
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -143,38 +144,72 @@ def _raised(analysis: LinearAnalysis, rows: Rows, clock: Clock) -> float:
     return float(raise_rows(compact, start, None, np.full((1, 1), np.inf), ROWS, clock).lower.min())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--float32", action="store_true", help="analyses in single precision")
-    parser.add_argument("--only", default="", help="networks whose name contains this")
-    parser.add_argument("--method", default="", help="one method")
-    arguments = parser.parse_args()
-    dtype = np.float32 if arguments.float32 else np.float64
-    print("| network | batch | method | forward passes | theirs | ratio | worst margin short by |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+def groups(only: str, method: str) -> Iterator[tuple[str, str, int, str, dict[str, Any], Network, Model]]:
+    """Set, network's file, batch, method, the reference's entry, and the network."""
     for (folder, onnx, batch), methods in references().items():
-        if arguments.only not in onnx:
+        if only not in onnx:
             continue
         model = load_model(stored(ROOT / folder / onnx))
         assert model.network is not None
         network = model.network.without_max()
-        for method, theirs in methods.items():
-            if arguments.method and method != arguments.method:
-                continue
-            names = list(theirs["margins"])
-            region, rows = question(folder, names, model, dtype)
-            unit = forward_seconds(network, region)
-            seconds, ours = least(partial(margins, network, region, rows, method))
-            short = max(
-                (theirs["margins"][name] - mine) / max(1.0, abs(theirs["margins"][name]))
-                for name, mine in zip(names, ours, strict=True)
-            )
-            passes = seconds / unit
-            print(
-                f"| {Path(onnx).stem} | {batch} | {method} | {passes:.1f} | {theirs['passes']:.1f} | "
-                f"{passes / theirs['passes']:.2f} | {max(0.0, short):.1e} |",
-                flush=True,
-            )
+        for name, theirs in methods.items():
+            if method in ("", name):
+                yield folder, onnx, batch, name, theirs, network, model
+
+
+def against_theirs(only: str, method: str, dtype: type) -> None:
+    print("| network | batch | method | forward passes | theirs | ratio | worst margin short by |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for folder, onnx, batch, name, theirs, network, model in groups(only, method):
+        files = list(theirs["margins"])
+        region, rows = question(folder, files, model, dtype)
+        unit = forward_seconds(network, region)
+        seconds, ours = least(partial(margins, network, region, rows, name))
+        short = max(
+            (theirs["margins"][file] - mine) / max(1.0, abs(theirs["margins"][file]))
+            for file, mine in zip(files, ours, strict=True)
+        )
+        passes = seconds / unit
+        print(
+            f"| {Path(onnx).stem} | {batch} | {name} | {passes:.1f} | {theirs['passes']:.1f} | "
+            f"{passes / theirs['passes']:.2f} | {max(0.0, short):.1e} |",
+            flush=True,
+        )
+
+
+def float32_against_float64(only: str, method: str) -> None:
+    """Both side by side in one run. Margins in float32 are lower by rounding, outwards, and in alpha-CROWN by a search
+    that goes another way."""
+    print("| network | batch | method | float64 | float32 | time | margin lost, relative to max(1, margin) |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for folder, onnx, batch, name, theirs, network, model in groups(only, method):
+        times, found = {}, {}
+        for dtype in (np.float64, np.float32):
+            region, rows = question(folder, list(theirs["margins"]), model, dtype)
+            times[dtype], found[dtype] = least(partial(margins, network, region, rows, name), 2)
+        lost = max(
+            (double - single) / max(1.0, abs(double))
+            for double, single in zip(found[np.float64], found[np.float32], strict=True)
+        )
+        double, single = times[np.float64], times[np.float32]
+        print(
+            f"| {Path(onnx).stem} | {batch} | {name} | {1e3 * double:.1f} ms | {1e3 * single:.1f} ms | "
+            f"{single / double:.2f} | {lost:.1e} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--float32", action="store_true", help="analyses in single precision")
+    parser.add_argument("--precisions", action="store_true", help="float32 against float64")
+    parser.add_argument("--only", default="", help="networks whose name contains this")
+    parser.add_argument("--method", default="", help="one method")
+    arguments = parser.parse_args()
+    if arguments.precisions:
+        float32_against_float64(arguments.only, arguments.method)
+    else:
+        against_theirs(arguments.only, arguments.method, np.float32 if arguments.float32 else np.float64)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,11 @@ def like(values: Array, x: Array) -> Array:
     return xp.asarray(values, dtype=x.dtype, device=x.device)
 
 
+def float_type(x: Array) -> np.dtype[Any]:
+    """NumPy's name for the dtype of `x`, an array of either library."""
+    return x.dtype if isinstance(x, np.ndarray) else np.dtype(str(x.dtype).rpartition(".")[2])
+
+
 def epsilon(x: Array) -> float:
     """Unit roundoff of the dtype of `x`: half the distance from 1 to the next float."""
     return _floats(x.dtype)[0] if isinstance(x, np.ndarray) else float(namespace(x).finfo(x.dtype).eps) / 2

@@ -15,7 +15,7 @@ import numpy as np
 
 from verifkit.evidence import Replay, Witness
 from verifkit.exact import can_evaluate_exactly, evaluate_exactly
-from verifkit.input_sets import Box, InputSet, LpBall
+from verifkit.input_sets import Box, InputSet, LpBall, float_above, float_below
 from verifkit.properties import Property
 from verifkit.query import Query
 
@@ -27,10 +27,12 @@ def confirm(query: Query, candidate: Sequence[Fraction] | np.ndarray) -> Witness
 
     The point is first moved to the nearest input that the model can be fed (floats of its precision inside the
     effective set); failing that, the candidate itself is tried in exact arithmetic. Every point tried lies in the
-    effective input set.
+    effective input set. A candidate in rationals is replayed exactly even where floats call it safe: whoever reckons
+    in them may have found a tie.
     """
+    exact = tuple(candidate) if all(isinstance(v, Fraction) for v in candidate) else ()
     for x in _feedable(query, candidate):
-        witness = _replay(query, x)
+        witness = _replay(query, x, exactly=x == exact)
         if witness is not None:
             return witness
     return None
@@ -63,26 +65,43 @@ def _feedable(query: Query, candidate: Sequence[Fraction] | np.ndarray) -> Itera
         lower, upper = region.floats(dtype)
         yield _fractions(np.clip(point.astype(dtype).astype(np.float64), lower, upper))
     else:
-        # Rounding may leave the ball by an ulp: shrink towards the center until the exact test passes.
-        center = np.array([float(c) for c in region.center])
-        box = region.clip
-        for shrink in (0.0, 1e-7, 1e-6, 1e-5, 1e-4):
-            near = center + (point - center) * (1.0 - shrink)
-            if box is not None:
-                near = np.clip(near, *(np.array([float(v) for v in end]) for end in (box.lower, box.upper)))
-            fed = near.astype(dtype)
-            if not np.isfinite(fed).all():
-                break
-            x = _fractions(fed)
-            if region.contains(x):
-                yield x
-                break
+        yield from _in_ball(region, point, dtype)
     exact = tuple(Fraction(v) for v in np.asarray(candidate, dtype=object).reshape(-1))
     if in_effective_set(region, exact, dtype):
         yield exact
 
 
-def _replay(query: Query, x: tuple[Fraction, ...]) -> Witness | None:
+SHRINKS = (0.0, 1e-7, 1e-6, 1e-5, 1e-4)
+"""By how much a point is moved towards the center, since rounding may leave the ball, until the exact test passes."""
+
+
+def _in_ball(region: LpBall, point: np.ndarray, dtype: type[np.floating[Any]]) -> Iterator[tuple[Fraction, ...]]:
+    """The point in the ball and its clip box: as floats of the model's precision, and where none is, in rationals."""
+    center = np.array([float(c) for c in region.center])
+    box = region.clip
+    for shrink in SHRINKS:
+        near = (center + (point - center) * (1.0 - shrink)).astype(dtype)
+        if box is not None:  # the floats inside the box: its ends may be none
+            low, high = float_above(box.lower, dtype), float_below(box.upper, dtype)
+            near = np.clip(near, low, np.maximum(low, high))
+        if not np.isfinite(near).all():
+            break
+        x = _fractions(near)
+        if region.contains(x):
+            yield x
+            return
+    if box is None:
+        return
+    for shrink in SHRINKS:  # an entry that the box fixes to no float, say
+        left = Fraction(1) - Fraction(shrink)
+        moved = ((Fraction(p) - c) * left + c for p, c in zip(point.tolist(), region.center, strict=True))
+        x = tuple(min(max(v, lo), hi) for v, lo, hi in zip(moved, box.lower, box.upper, strict=True))
+        if region.contains(x):
+            yield x
+            return
+
+
+def _replay(query: Query, x: tuple[Fraction, ...], *, exactly: bool) -> Witness | None:
     model, prop = query.model, query.prop
     replays: dict[str, Replay] = {}
     fed = np.array([float(v) for v in x])
@@ -92,7 +111,7 @@ def _replay(query: Query, x: tuple[Fraction, ...]) -> Witness | None:
     if network is not None:
         y = network.evaluate(fed.reshape(network.input_shape))
         replays["float64"] = _float_replay("float64", y, prop, x)
-        if can_evaluate_exactly(network) and any(r.unsafe for r in replays.values()):
+        if can_evaluate_exactly(network) and (exactly or any(r.unsafe for r in replays.values())):
             exact = evaluate_exactly(network, x)
             replays["rational"] = Replay("rational", tuple(map(float, exact)), violates(prop, x, exact))
     by = _confirming(replays)

@@ -1,7 +1,7 @@
 """What makes a verdict checkable by something other than its author.
 
 A witness input; linear bounds (the lines of every activation and the intermediate bounds they came from); sample
-counts; an external solver's word; a tree of boxes.
+counts; an external solver's word; a tree of boxes; a tree of ReLU phases with Farkas multipliers.
 """
 
 from __future__ import annotations
@@ -117,6 +117,123 @@ class BoxTree:
     boxes: int
 
 
+@dataclass(frozen=True, eq=False)
+class PhaseTree:
+    """Parts of a question split by the phases of ReLUs, and what refutes each part that is not split further.
+
+    disjuncts (D,): parts 0 to D - 1 are the whole question, one for each of these disjuncts. units (U, 2): the units
+    that may be on or off, each a node, whose value is the pre-activation, and a flat index there. parent, unit, first
+    (N,): part `parent` is split by that unit; in part `first` its value is >= 0, in the next one <= 0. leaf (L,): the
+    parts that are refuted, with, for every unit, the lower slope if it is open and else the multiplier of its phase,
+    weight (L, U), and the weights of the disjunct's rows, mix (L, K). parts: how many there are. low, high (U,): the
+    units' bounds, CROWN's over the whole region where they do not follow from `unit_bounds`.
+    """
+
+    disjuncts: Array
+    units: Array
+    parent: Array
+    unit: Array
+    first: Array
+    leaf: Array
+    weight: Array
+    mix: Array
+    parts: int
+    low: Array
+    high: Array
+    unit_bounds: tuple[UnitBound, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class UnitBound:
+    """A lower bound on a unit's pre-activation, or on its negative: the value of `node` at flat index `unit`.
+
+    tree: of the one question whether the value, or its negative, can be <= a number; its leaves prove the bound, none
+    being open. Its units' bounds may follow from other `UnitBound`s beside this one, of nodes further down. None where
+    it was too large to keep, or not finished.
+    """
+
+    node: int
+    unit: int
+    negated: bool
+    bound: float
+    tree: PhaseTree | None
+
+
+@dataclass(frozen=True, eq=False)
+class LayerBoxes:
+    """Bounds of a layer's units, and a tree over the box of their values that refutes every disjunct there.
+
+    units (U, 2): node and flat index of each unit. lower, upper (U,): its value after the ReLU, where it has one; what
+    `unit_bounds` do not prove are CROWN's bounds. tree: over these units, in their order, and the network above them;
+    None where it was too large to keep.
+    """
+
+    units: Array
+    lower: Array
+    upper: Array
+    unit_bounds: tuple[UnitBound, ...]
+    tree: BoxTree | None
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of a linear system about a ReLU network (`FarkasTrees`).
+
+    kind "one": the constant 1. "x": entry `index` of the flat input. "b", "f", "slack", "chord": of ReLU unit `index`
+    (flat) of activation node `node`: its input b, its output f, f - b, and f - slope b. "row": row `index` of the
+    disjunct. "p", "q", "distance" (l1 balls): the parts of x = center + p - q, and the sum of all p and q.
+    """
+
+    kind: str
+    node: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Farkas:
+    """Multipliers of definitions that, added up, contradict the bounds of the variables in this branch of the tree.
+
+    Each multiplier belongs to a defined variable v, which equals a linear form D(v) over undefined ones. So the sum of
+    multiplier * (v - D(v)) is zero at every execution; as a form over variables it is at least what the variables'
+    bounds allow, term by term. That least value is positive, or zero with a term of a strict row in it.
+    """
+
+    multipliers: Mapping[Variable, Fraction]
+
+
+@dataclass(frozen=True, eq=False)
+class PhaseSplit:
+    """Two branches of one ReLU. negative: b <= 0 and f <= 0. nonnegative: b >= 0 and slack <= 0 (that is, f <= b)."""
+
+    node: int
+    unit: int
+    negative: FarkasTree
+    nonnegative: FarkasTree
+
+
+FarkasTree = PhaseSplit | Farkas
+
+
+@dataclass(frozen=True, eq=False)
+class FarkasTrees:
+    """For each disjunct a tree of phases with Farkas multipliers as leaves, or (row, bound) where a linear bound on
+    that row (numbered through all disjuncts) refutes it.
+
+    The network is the one without `Max`. intermediate: activation node -> bounds (l, u) of its input, flat. A unit with
+    l >= 0 is the identity, one with u <= 0 is zero, any other has the variables b, f, slack and chord; stable units
+    apart, b and the outputs are linear forms over one, the inputs and the f of earlier units. chord: activation node ->
+    (slope, offset), flat, of a line above every unit that has variables: f <= slope b + offset on [l, u].
+
+    Bounds at the root: one = 1; x in the effective box, or the ball's bounding box; b in [l, u]; f in [0, u]; slack in
+    [0, -l]; chord <= offset; a row at most its bound (less than, where strict); p, q in [0, radius]; distance at most
+    the radius. Defined are b, slack, chord and row; for l1 balls x and distance as well (over one, p and q).
+    """
+
+    intermediate: Mapping[int, tuple[tuple[Fraction, ...], tuple[Fraction, ...]]]
+    chord: Mapping[int, tuple[tuple[Fraction, ...], tuple[Fraction, ...]]]
+    trees: tuple[FarkasTree | tuple[int, float], ...]
+
+
 @dataclass(frozen=True)
 class SampleCounts:
     """What a probabilistic certificate rests on: enough to recompute its interval and radius.
@@ -159,4 +276,15 @@ class Cases:
     parts: tuple[Evidence | None, ...]
 
 
-Evidence = Witness | Leaf | BoxTree | SampleCounts | SolverBound | SolverDistance | Cases
+Evidence = (
+    Witness
+    | Leaf
+    | BoxTree
+    | PhaseTree
+    | LayerBoxes
+    | FarkasTrees
+    | SampleCounts
+    | SolverBound
+    | SolverDistance
+    | Cases
+)

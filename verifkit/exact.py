@@ -6,7 +6,7 @@ A vector is held as integers times one common rational scale, so that a layer co
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from verifkit.arrays import Array
 from verifkit.functions import Abs, Clip, LeakyRelu, Power, Relu, ScalarFunction, Sign
-from verifkit.maps import LinearMap
+from verifkit.maps import Adjoint, LinearMap
 from verifkit.network import Network
 from verifkit.ops import Activation, Affine, Input, Max, Node, Product
 from verifkit.weighted_maps import Scale
@@ -36,6 +36,20 @@ class _Scaled:
 
     integers: np.ndarray
     scale: Fraction
+
+
+def rational_entries(linear: LinearMap) -> Iterator[tuple[int, int, Fraction]]:
+    """The map as a sparse matrix of exact numbers: (row, column, value) over flattened (C order) shapes.
+
+    Those of `LinearMap.entries`, but that a division is no rounded reciprocal.
+    """
+    if isinstance(linear, Adjoint):
+        yield from ((row, column, value) for column, row, value in rational_entries(linear.of))
+        return
+    entries, divide = linear.entries(), isinstance(linear, Scale) and linear.divide
+    values = np.asarray(linear.factor).reshape(-1) if isinstance(linear, Scale) else entries.values
+    for row, column, value in zip(entries.rows.tolist(), entries.cols.tolist(), values.tolist(), strict=True):
+        yield row, column, 1 / Fraction(value) if divide else Fraction(value)
 
 
 def exact_cost(network: Network) -> int:

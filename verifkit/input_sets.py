@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -83,6 +84,17 @@ def _quotient(p: int, q: int) -> float:
         return p / q
     except OverflowError:
         return math.inf if p > 0 else -math.inf
+
+
+def root_above(square: Fraction) -> Fraction:
+    """A number that is >= the square root, by less than 2^-63 of it; the root itself where that is rational."""
+    numerator, denominator = square.as_integer_ratio()
+    exact = Fraction(math.isqrt(numerator), math.isqrt(denominator))
+    if exact * exact == square:
+        return exact
+    shift = max(0, (130 - numerator.bit_length() + denominator.bit_length()) // 2)
+    scaled = numerator << 2 * shift
+    return Fraction(math.isqrt(scaled // denominator) + 1, 2**shift)
 
 
 @dataclass(frozen=True)
@@ -177,24 +189,46 @@ class LpBall:
             return sum(gaps) <= self.radius
         return sum(g * g for g in gaps) <= self.radius**2
 
+    @cached_property
+    def nearest(self) -> tuple[Fraction, ...]:
+        """The clip box's point that is nearest to the center, in every norm: the center itself if that lies inside."""
+        if self.clip is None:
+            return self.center
+        ends = zip(self.center, self.clip.lower, self.clip.upper, strict=True)
+        return tuple(min(max(c, low), high) for c, low, high in ends)
+
     def _meets_clip(self) -> bool:
-        assert self.clip is not None
-        nearest = [min(max(c, lo), hi) for c, lo, hi in zip(self.center, self.clip.lower, self.clip.upper, strict=True)]
-        return self._within(nearest)
+        return self._within(self.nearest)
 
     def bounding_box(self) -> Box:
-        """The smallest box around the ball (after clipping)."""
+        """The smallest box around what is left of the ball in its clip box (of an l2 ball whose center lies outside the
+        clip box: but for the rounding of a root, outwards). Of an l0 ball the clip box, whatever the center.
+        """
         if self.norm == "0":
             assert self.clip is not None
             if self.radius >= 1:
                 return self.clip
             return Box(self.center, self.center)
-        box = Box(tuple(c - self.radius for c in self.center), tuple(c + self.radius for c in self.center))
+        ends = zip(self.center, self._reaches(), strict=True)
+        lower, upper = zip(*((c - reach, c + reach) for c, reach in ends), strict=True)
+        box = Box(lower, upper)
         if self.clip is None:
             return box
         common = box.intersection(self.clip)
         assert common is not None  # checked on construction
         return common
+
+    def _reaches(self) -> Iterable[Fraction]:
+        """How far from the center each entry can be while the others are as near to it as the clip box allows."""
+        gaps = [abs(p - c) for p, c in zip(self.nearest, self.center, strict=True)]
+        if self.norm == "inf" or not any(gaps):
+            return (self.radius,) * self.size
+        if self.norm == "1":
+            left = self.radius - sum(gaps)
+            return (left + gap for gap in gaps)
+        left = self.radius**2 - sum(gap * gap for gap in gaps)
+        roots = {gap: root_above(left + gap * gap) for gap in set(gaps)}
+        return (roots[gap] for gap in gaps)
 
     def canonical(self) -> str:
         clip = "" if self.clip is None else " clip " + self.clip.canonical()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -72,6 +73,14 @@ class Network:
             self._casts[key] = replace(self, nodes=nodes)
         return self._casts[key]
 
+    @cached_property
+    def beyond_float32(self) -> Node | None:
+        """The first node with a weight, or a parameter of its function, that no float32 equals: `cast` would round it.
+
+        None where there is none. For a network of float64 NumPy arrays.
+        """
+        return next((node for node in self.nodes if not _fits_float32(node)), None)
+
     def values(self, x: Array) -> list[Array]:
         """The value of every node for input `lead + input_shape`, in the arithmetic of `x`."""
         network = self.cast(x)
@@ -103,6 +112,21 @@ class Network:
                 nodes.append(replace(node, parents=parents))
             place[index] = len(nodes) - 1
         return Network(tuple(nodes))
+
+
+def _fits_float32(node: Node) -> bool:
+    fits = True
+
+    def look(values: Array) -> Array:
+        nonlocal fits
+        with np.errstate(over="ignore", under="ignore"):
+            fits = fits and bool((np.asarray(values, dtype=np.float32) == np.asarray(values, dtype=np.float64)).all())
+        return values
+
+    node.cast(look)
+    for parameter in vars(node.function).values() if isinstance(node, Activation) else ():
+        look(parameter)
+    return fits
 
 
 def _append_pairwise_max(nodes: list[Node], node: Max, parent: int) -> None:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from verifkit.errors import UnsupportedOperator
-from verifkit.input_sets import Box, InputSet, LpBall, Norm, Number, ball, clip_box
+import numpy as np
+
+from verifkit.errors import PropertyError, UnsupportedOperator
+from verifkit.input_sets import (
+    Box,
+    InputSet,
+    LpBall,
+    Norm,
+    Number,
+    ball,
+    center_in,
+    clip_box,
+    float_above,
+    root_above,
+)
 from verifkit.model import Model
 from verifkit.network import Network
-from verifkit.properties import Polyhedron, Property, robustness
+from verifkit.properties import Polyhedron, Property, misclassified
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +68,8 @@ def input_norm(region: InputSet) -> Norm:
 class QueryFamily:
     """The queries about balls around `center`, one for each radius.
 
+    Raises `PropertyError` for a center outside the clip box: nothing would be left of the smallest balls.
+
     center: flat, exact. norm: "0", "1", "2" or "inf". unsafe: as in `Property`. clip: the inputs that exist at all.
     """
 
@@ -64,6 +78,16 @@ class QueryFamily:
     norm: Norm
     unsafe: tuple[Polyhedron, ...]
     clip: Box | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip is None or self.clip.size != len(self.center):
+            return  # sizes are compared where a ball is made
+        for i, (low, c, high) in enumerate(zip(self.clip.lower, self.center, self.clip.upper, strict=True)):
+            if not low <= c <= high:
+                value, *ends = map(_shown, (c, low, high))
+                raise PropertyError(
+                    f"the input lies outside its clip box: entry {i} is {value}, which is not in [{', '.join(ends)}]"
+                )
 
     def at(self, radius: Number) -> Query:
         """The query with this radius."""
@@ -87,8 +111,14 @@ class QueryFamily:
         if self.norm == "0":
             return Fraction(sum(gap != 0 for gap in gaps))
         square = sum((gap * gap for gap in gaps), Fraction(0))
-        root = math.sqrt(square)
-        return Fraction(root if Fraction(root) ** 2 >= square else math.nextafter(root, math.inf))
+        return Fraction(float(float_above([root_above(square)])[0]))
+
+
+def _shown(value: Fraction) -> str:
+    try:
+        return f"{float(value):g}"
+    except OverflowError:
+        return "beyond all floats"
 
 
 def robustness_family(
@@ -99,7 +129,7 @@ def robustness_family(
     x: array of any shape or sequence of numbers, flattened in C order. clip: a box, or one (low, high) pair for every
     input. Otherwise as `robustness`.
     """
-    at_zero = robustness(x, label, 0, norm, n_outputs=model.n_outputs, clip=clip)
-    center = at_zero.input_set.lower if isinstance(at_zero.input_set, Box) else at_zero.input_set.center
-    box = clip_box(clip, len(center))
-    return QueryFamily(model, center, norm, at_zero.unsafe, box)
+    box = clip_box(clip, np.asarray(x).size)
+    family = QueryFamily(model, center_in(x, box), norm, misclassified(label, model.n_outputs), box)
+    family.at(0)  # raises what every radius would
+    return family

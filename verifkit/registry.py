@@ -99,6 +99,21 @@ def able(query: Query) -> list[str]:
     return [name for name, _ in _able(query)]
 
 
+def substitutes(query: Query, capabilities: Capabilities) -> list[str]:
+    """The names of those among them that answer what a verifier of these capabilities is asked for, sorted.
+
+    What only looks for violations is no substitute for what proves, nor what never finds any for what looks for them;
+    and an answer about a smoothed classifier is none about the network.
+    """
+    own = capabilities.kinds.get(query.norm)
+    kinds = set(capabilities.kinds.values()) if own is None else {own}
+    if kinds == {Kind.FALSIFIER}:
+        fitting = {Kind.FALSIFIER, Kind.COMPLETE}
+    else:
+        fitting = {Kind.COMPLETE, Kind.INCOMPLETE} | (kinds & {Kind.PROBABILISTIC})
+    return [name for name, other in _able(query) if other.kinds[query.norm] in fitting]
+
+
 def falsifiers(query: Query) -> list[str]:
     """The names of those among them that look for violations only, and need no optional package.
 

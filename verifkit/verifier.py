@@ -20,7 +20,7 @@ from verifkit.input_sets import rational
 from verifkit.layer_bounds import hull
 from verifkit.query import Query, QueryFamily
 from verifkit.radius import TOLERANCE, Radius, RadiusEnd, RadiusSearch, bisect, merge
-from verifkit.registry import able, create, falsifiers, verifier_class
+from verifkit.registry import create, falsifiers, substitutes, verifier_class
 from verifkit.result import Arithmetic, Guarantee, Outcome, Reason, Result, Semantics, Verdict
 
 
@@ -237,7 +237,7 @@ class Verifier(ABC):
 
     @final
     def _refuse(self, query: Query, refusal: str) -> Outcome:
-        others = [name for name in able(query) if name != self.name]
+        others = substitutes(query, self.capabilities)
         able_text = f"; can take it: {', '.join(others)}" if others else "; no installed verifier can take it"
         return Outcome.unknown(Reason.UNSUPPORTED, f"{self.name}: {refusal}{able_text}")
 

@@ -85,12 +85,13 @@ BENDS = "verifkit.analysis.bends"
 POLYLINES = "verifkit.analysis.polylines"
 PRODUCTS = "verifkit.analysis.products"
 ENCODING = "verifkit.analysis.encoding"
+GROUPS = "verifkit.analysis.max_groups"
 REGION = "verifkit.analysis.region"
 ROUNDING = "verifkit.analysis.rounding"
 ROWS = "verifkit.analysis.rows"
 REFUTE = "verifkit.analysis.refute"
 MILP = "verifiers.complete.milp"
-HIGHS = "verifkit.solvers.highs"
+MIXED = "verifkit.solvers.mixed_program"
 
 
 def mutant(verifier: str, name: str, description: str, *edits: tuple[str, str, str]) -> Mutant:
@@ -148,7 +149,7 @@ MUTANTS = (
            (f"{ROUNDING}:down", "return x - (namespace(x).abs(x) * (2.0 * ulps * epsilon(x)) + tiny(x))", "return x"),
            (f"{ROUNDING}:up", "return x + (namespace(x).abs(x) * (2.0 * ulps * epsilon(x)) + tiny(x))", "return x")),
     mutant("interval", "written-box", "a box is not widened to floats of the model's precision",
-           (f"{REGION}:_region", "inputs.floats(dtype)", "inputs.floats(np.float64)")),
+           (f"{REGION}:_region", "box.floats(kind)", "box.floats(np.float64)")),
     mutant("interval", "any-disjunct", "one refuted disjunct is taken for all",
            (f"{REFUTE}:conclude", "if len(refuting) < len(found):", "if found and not refuting:")),
     mutant("interval", "coupling-ignored", "a row's input coefficients are left out",
@@ -220,10 +221,10 @@ MUTANTS = (
     mutant("crown", "wrong-dual-norm", "an l2 ball takes the dual norm of an l1 ball",
            (f"{SUPPORT}:_split", 'if region.norm == "2"', 'if region.norm == "1"')),
     mutant("crown", "small-ball", "a ball's radius is a tenth too small",
-           (f"{REGION}:_region", "inputs.radius + shift", "inputs.radius * Fraction(9, 10)")),
+           (f"{REGION}:_rounded", "[radius + shift]", "[radius * Fraction(9, 10)]")),
     mutant("crown", "radius-of-the-clip", "a clipped ball's radius is read off its bounding box",
-           (f"{REGION}:_region", "float_above([inputs.radius + shift])",
-            "np.minimum(float_above([inputs.radius + shift]), (upper - lower).max() / 2)")),
+           (f"{REGION}:_region", "ball[1], inputs.norm",
+            "np.minimum(ball[1], (upper - lower).max() / 2), inputs.norm")),
     mutant("crown", "max-of-sums", "max(a, b) becomes a + relu(b + a)",
            ("verifkit.network:_append_pairwise_max", "np.full(left.shape, -1.0)", "np.full(left.shape, 1.0)")),
     mutant("crown", "first-case-only", "of several input regions only the first has to hold",
@@ -244,29 +245,37 @@ MUTANTS = (
            (f"{SLOPES}:_Rows._bound", "if self.constant is not None:", "if False:")),
     # --- MILP -------------------------------------------------------------------------------------------------------
     mutant("milp", "small-big-m", "the constant that frees an active ReLU is half what it must be",
-           (f"{ENCODING}:_relu", "sparse.diags_array(high[unstable]) @ pick_d",
+           (f"{ENCODING}:_rectifier", "sparse.diags_array(high[unstable]) @ pick_d",
             "0.5 * sparse.diags_array(high[unstable]) @ pick_d")),
     mutant("milp", "small-lower-big-m", "the constant that frees an inactive ReLU is half what it must be",
-           (f"{ENCODING}:_relu", "sparse.csr_array(with_low), -none, -low[unstable]",
+           (f"{ENCODING}:_rectifier", "sparse.csr_array(with_low), -none, -low[unstable]",
             "sparse.csr_array(with_low), -none, -0.5 * low[unstable]")),
     mutant("milp", "no-integrality", "phases may be fractional",
-           (f"{ENCODING}:_relu", "integer=True", "integer=False")),
+           (f"{ENCODING}:_rectifier", "integer=True", "integer=False")),
     mutant("milp", "undecided-as-active", "a ReLU that may be negative is taken as active",
-           (f"{ENCODING}:_relu", "(high > 0) & (low < 0)", "(high > 0) & (low < -high)")),
+           (f"{ENCODING}:_rectifier", "(high > 0) & (low < 0)", "(high > 0) & (low < -high)")),
     mutant("milp", "undecided-as-off", "a ReLU that is mostly negative is taken as off",
-           (f"{ENCODING}:_relu", "on = np.flatnonzero(high > 0)",
-            "high = np.where(high > -low, high, np.minimum(high, 0.0))\n    on = np.flatnonzero(high > 0)")),
+           (f"{ENCODING}:_rectifier", "living = np.flatnonzero((high > 0) | (slope != 0))",
+            "high = np.where(high > -low, high, np.minimum(high, 0.0))\n"
+            "    living = np.flatnonzero((high > 0) | (slope != 0))")),
     mutant("milp", "missing-bias", "the bias of an affine node is left out",
            (f"{ENCODING}:_affine", "np.zeros(size) if node.bias is None else", "np.zeros(size) if True else")),
     mutant("milp", "overwritten-join", "at a join only the last branch is encoded",
            (f"{ENCODING}:_affine", "matrix = matrix + encoding.widen(weights @ parent.matrix)",
             "matrix = encoding.widen(weights @ parent.matrix)")),
     mutant("milp", "small-l1-ball", "an l1 ball's radius is a tenth too small",
-           (f"{ENCODING}:add_l1_ball", "np.nextafter(float(ball.radius), np.inf)", "0.9 * float(ball.radius)")),
+           (f"{ENCODING}:add_l1_distance", "np.array([reach])", "0.9 * np.array([reach])")),
+    mutant("milp", "one-candidate", "only the entry with the best lower bound can be the maximum",
+           (f"{GROUPS}:max_groups", "(upper > lower.max(axis=1, keepdims=True)) & ~padding",
+            "(upper > upper.max(axis=1, keepdims=True)) & ~padding")),
+    mutant("milp", "small-max-big-m", "the constant that frees an entry that is not the maximum is too small",
+           (f"{GROUPS}:max_groups", "np.maximum(others - lower, 0.0)", "np.maximum(others - lower, 0.0) / 4")),
+    mutant("milp", "leaky-without-its-slope", "a leaky ReLU that may be negative has no slope left of 0",
+           (f"{ENCODING}:_rectifier", "np.where(low >= 0, 1.0, slope)", "np.where(low >= 0, 1.0, 0.0 * slope)")),
     mutant("milp", "first-disjunct-only", "only the first open disjunct is searched",
            (f"{MILP}:Milp._search", "for number in task.still_open:", "for number in task.still_open[:1]:")),
     mutant("milp", "coupling-ignored", "the solver's rows leave the input coefficients out",
-           (f"{HIGHS}:Program.set_rows", "+= rows.inputs[mine]", "+= 0.0 * rows.inputs[mine]")),
+           (f"{MIXED}:MixedProgram.set_rows", "+= rows.inputs[mine]", "+= 0.0 * rows.inputs[mine]")),
     mutant("milp", "ties-hold", "a bound within the solver's tolerance of zero counts as proof",
            (f"{MILP}:Milp._search", "cleared = 2.0 *", "cleared = -2.0 *")),
     mutant("milp", "unproved-bound", "the solver is given a lower bound on the violation that nothing proves",

@@ -24,8 +24,8 @@ from verifkit.verifier import Verifier
 PAPER = Paper("nobody2026", "Nobody", "A plug-in", "nowhere", 2026)
 
 
-FEWER = {"lp_cvxpy": 16}
-"""Random questions per norm for a verifier that makes a conic program of each, where not 64."""
+FEWER = {"lp_cvxpy": 16, "smt": 24}
+"""Random questions per norm for a verifier that makes a conic program or a process of each, where not 64."""
 
 
 def all_checks() -> list[Check]:

@@ -135,13 +135,27 @@ def test_an_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert "out" in mistake("bench", suite, "--out", taken / "out")
 
 
+def test_trace_shows_the_steps_of_a_verifier_that_has_some(tmp_path: Path) -> None:
+    file = tmp_path / "steps.txt"
+    for _ in range(2):  # the file starts afresh
+        done = run("verify", MODEL, VIOLATED, "--verifier", "reluplex", "--trace", file)
+        assert done.stdout.startswith("sat"), done
+    text = file.read_text()
+    assert text.count("unsafe region 7: 64 inputs") == 1
+    assert "    1  " in text
+    assert "does not show its steps" in mistake("verify", MODEL, VIOLATED, "--verifier", "milp", "--trace", file)
+    nowhere = tmp_path / "missing" / "steps.txt"
+    assert "cannot be written" in mistake("verify", MODEL, VIOLATED, "--verifier", "reluplex", "--trace", nowhere)
+
+
 def test_list_prints_the_exact_name_first_and_cuts_nothing() -> None:
     done = run("list", env={**os.environ, "COLUMNS": "20"})
     assert done.returncode == 0
     names = [line.split()[0] for line in done.stdout.splitlines()[1:]]
     assert names == [
-        "ai2", "alpha_crown", "auto", "crown", "crown_ibp", "dual", "fastlin", "fastlip", "fmn", "foolbox_attack",
-        "interval", "lp", "lp_cvxpy", "milp", "pgd", "sdp", "smoothing", "zonotope",
+        "ai2", "alpha_crown", "auto", "bab", "crown", "crown_ibp", "dual", "fastlin", "fastlip", "fmn",
+        "foolbox_attack", "interval", "lp", "lp_cvxpy", "milp", "pgd", "reluplex", "sdp", "smoothing", "smt",
+        "zonotope",
     ]  # fmt: skip
     assert "…" not in done.stdout
 
@@ -158,7 +172,7 @@ def test_verify_imports_nothing_heavy() -> None:
     done = run("verify", MODEL, HOLDING, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
     loaded = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert done.stdout.splitlines()[0] == "unsat"
-    assert {"highspy", "onnxruntime"} <= loaded  # the property needs the program, so this was no trivial run
+    assert {"verifkit.analysis.bab.phase_search", "onnxruntime"} <= loaded
     assert loaded.isdisjoint(HEAVY), loaded & set(HEAVY)
 
 
@@ -213,7 +227,7 @@ def test_two_regions_name_both_deciders(tmp_path: Path) -> None:
     done = run("verify", MODEL, single, "--json")
     answer = json.loads(done.stdout)
     assert answer["verdict"] == "HOLDS"
-    assert "interval" in answer["detail"]
+    assert "bab" in answer["detail"]
     assert any(name.startswith("case 1: ") for name in answer["statistics"])
 
 

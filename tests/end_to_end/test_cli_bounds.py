@@ -118,6 +118,16 @@ def test_the_verdict_does_not_change_the_status() -> None:
     assert "maxpool1" in holding.stdout
 
 
+def test_a_verifier_that_cannot_take_the_question_names_who_bounds_its_layers() -> None:
+    done = run("bounds", MODEL, HOLDING, "--verifier", "smoothing")
+    assert done.returncode == 1, done
+    reason = done.stdout.splitlines()[1]
+    assert reason.startswith("reason: unsupported - smoothing: ")
+    able = reason.partition("; ask ")[2].split(", ")
+    assert {"crown", "interval"} <= set(able)
+    assert not {"milp", "pgd", "auto", "smoothing", "bab"} & set(able)
+
+
 @pytest.mark.parametrize("verifier", ["milp", "pgd", "auto"])
 def test_a_verifier_without_bounds_says_who_has_them(verifier: str, tmp_path: Path) -> None:
     done = run("bounds", MODEL, HOLDING, "--verifier", verifier, "--out", tmp_path / "none.npz")

@@ -20,11 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 AGREEMENT = 1e-5
 
 
-def families(count: int) -> list[QueryFamily]:
-    """The l-inf questions about the first `count` test images that digits-2x50 reads right."""
+def families(count: int, network: str = "digits-2x50") -> list[QueryFamily]:
+    """The l-inf questions about the first `count` test images that a network reads right."""
     from benchmarks.zoo.samples import digits
 
-    model = load_model(ROOT / "benchmarks" / "zoo" / "digits-2x50.onnx")
+    model = load_model(ROOT / "benchmarks" / "zoo" / f"{network}.onnx")
     data = digits()
     x, y = data.x[data.test], data.y[data.test]
     right = np.flatnonzero(model(x).argmax(axis=1) == y)[:count]
@@ -79,3 +79,36 @@ def test_one_program_and_bisection_agree() -> None:
 @pytest.mark.timeout(7200)
 def test_one_program_and_bisection_agree_on_fifty_images() -> None:
     assert sum(check(family, 60.0) for family in families(50)) >= 40
+
+
+def both_close(family: QueryFamily, seconds: float) -> bool:
+    """Whether `milp` and `bab` find the exact radius; if so, it is the same."""
+    milp, bab = (
+        create(name).radius(family, budget=Budget(seconds=seconds), seed=1, tolerance=1e-5) for name in ("milp", "bab")
+    )
+    assert milp.certified is not None
+    assert bab.certified is not None
+    for one, other in ((milp, bab), (bab, milp)):
+        assert other.falsified is None or one.certified is None or one.certified.value < other.falsified.value
+    if not (milp.closed(1e-4) and bab.closed(1e-4)):
+        return False
+    assert milp.falsified is not None
+    assert bab.falsified is not None
+    assert abs(milp.certified.value - bab.certified.value) <= AGREEMENT
+    assert abs(milp.falsified.value - bab.falsified.value) <= AGREEMENT
+    return True
+
+
+def test_branch_and_bound_finds_the_same_radius() -> None:
+    assert all(both_close(family, 60.0) for family in nearest(2))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(
+    ("network", "least"), [("digits-2x50", 45), ("digits-3x100", 15), ("digits-3x100-pgd-0.1", 15)]
+)
+def test_branch_and_bound_finds_the_same_radius_on_fifty_images(network: str, least: int) -> None:
+    closed = sum(both_close(family, 30.0) for family in families(50, network))
+    print(f"{network}: both closed {closed} of 50")  # noqa: T201
+    assert closed >= least

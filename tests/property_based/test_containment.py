@@ -101,10 +101,10 @@ PAIRS = [
 ]
 
 
-def check(name: str, exhibit: Exhibit, chosen: list[tuple[str, Fraction]]) -> None:
+def check(name: str, exhibit: Exhibit, chosen: list[tuple[str, Fraction]], **options: str) -> None:
     for kind, radius in chosen:
         query, found = samples_of(exhibit, kind, radius)
-        result = create(name).verify(query)
+        result = create(name, options).verify(query)
         try:
             found.check(result)
         except AssertionError as error:
@@ -117,6 +117,22 @@ def test_gallery(name: str, exhibit: Exhibit) -> None:
     rng = np.random.default_rng(zlib.crc32(f"{name} {exhibit.name}".encode()))
     chosen = [found[k] for k in rng.permutation(len(found))[: 1 if conic(name) else 2]]
     check(name, exhibit, chosen)
+
+
+SINGLE = [(name, exhibit) for name, exhibit in PAIRS if "precision" in verifier_class(name).__dataclass_fields__]
+
+
+@pytest.mark.parametrize(("name", "exhibit"), SINGLE, ids=lambda v: v if isinstance(v, str) else v.name)
+def test_gallery_in_float32(name: str, exhibit: Exhibit) -> None:
+    found = cases(name, exhibit)
+    rng = np.random.default_rng(zlib.crc32(f"{name} {exhibit.name}".encode()))
+    check(name, exhibit, [found[int(rng.integers(len(found)))]], precision="float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "exhibit"), SINGLE, ids=lambda v: v if isinstance(v, str) else v.name)
+def test_gallery_in_float32_with_every_input_set(name: str, exhibit: Exhibit) -> None:
+    check(name, exhibit, cases(name, exhibit), precision="float32")
 
 
 @pytest.mark.slow

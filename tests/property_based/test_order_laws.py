@@ -206,6 +206,40 @@ def test_two_statements_of_one_linear_program_agree(question: tuple[Query, ToyNe
     assert margin("lp_cvxpy", query) == pytest.approx(wanted, rel=1e-6, abs=1e-6)
 
 
+@st.composite
+def balls_around_outside(draw: st.DrawFn) -> Query:
+    """An l1 ball whose center lies outside its clip box, in one entry or all."""
+    net = draw(networks(conv=False))
+    assert isinstance(net, ToyNet)
+    n = net.n_inputs
+    center = draw(st.tuples(*[st.integers(-8, 8)] * n))
+    beyond = draw(st.tuples(st.integers(1, 4), *[st.integers(-4, 4)] * (n - 1)))
+    width = draw(st.tuples(*[st.integers(0, 8)] * n))
+    clip = Box(
+        tuple(Fraction(c + b, 8) for c, b in zip(center, beyond, strict=True)),
+        tuple(Fraction(c + b + w, 8) for c, b, w in zip(center, beyond, width, strict=True)),
+    )
+    gaps = sum(max(b, -b - w, 0) for b, w in zip(beyond, width, strict=True))
+    radius = Fraction(gaps + draw(st.integers(0, 12)), 8)
+    return Query(
+        to_model(net), every_row(LpBall(tuple(Fraction(c, 8) for c in center), radius, "1", clip), net.n_outputs)
+    )
+
+
+@conic
+@often(8)
+@given(query=balls_around_outside())
+def test_the_linear_programs_agree_where_the_center_lies_outside(query: Query) -> None:
+    wanted = margin("lp", query)
+    assert margin("lp_cvxpy", query) == pytest.approx(wanted, rel=1e-6, abs=1e-6)
+
+
+@often(60)
+@given(query=balls_around_outside())
+def test_order_where_the_center_lies_outside(query: Query) -> None:
+    ordered((query, None))
+
+
 # --- one order, over one set of bounds of the layers ----------------------------------------------------------------
 
 

@@ -8,9 +8,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from verifkit.analysis.box_examination import Disjuncts, examine
-from verifkit.analysis.chain import Chain, Layer, chain_of, is_chain
-from verifkit.analysis.chain_bounds import ChainBounds
+from verifkit.analysis.bab.box_examination import Disjuncts, examine
+from verifkit.analysis.bab.chain import Chain, Layer, chain_of, piecewise_linear
+from verifkit.analysis.bab.chain_bounds import ChainBounds
 from verifkit.analysis.linear import analyse
 from verifkit.analysis.region import region_of
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
@@ -49,7 +49,7 @@ def _chain(toy: ToyNet, prop: Property) -> tuple[Chain, Rows, Network]:
     query = Query(to_model(toy), prop)
     network, rows = query.network.without_max(), rows_of(prop)
     analysis = analyse(network, region_of(query), CROWN_RELAXATIONS, Clock(Budget()))
-    assert is_chain(network)
+    assert piecewise_linear(network)
     chain = chain_of(network, analysis.bounds, rows)
     assert chain is not None
     return chain, rows, network
@@ -116,7 +116,9 @@ def _applicable(count: int) -> list[tuple[ToyNet, Property]]:
     for seed in itertools.count():
         rng = np.random.default_rng([9, seed])
         toy, prop = random_question(rng, random_toy(rng))
-        plain = isinstance(prop.input_set, Box) and bool(prop.unsafe) and is_chain(to_network(toy).without_max())
+        plain = (
+            isinstance(prop.input_set, Box) and bool(prop.unsafe) and piecewise_linear(to_network(toy).without_max())
+        )
         if plain and all(d.box is None and d.constraints for d in prop.unsafe):
             found.append((toy, prop))
         if len(found) == count:
@@ -165,9 +167,27 @@ def test_rounding_is_paid_for_every_term_of_a_sum() -> None:
 def test_coefficients_that_underflow_are_paid_for() -> None:
     rng = np.random.default_rng(17)
     weight = rng.normal(size=(40, 2)) * 1e-30
-    hidden = Layer(weight, np.full(40, 1e-30), np.zeros(40), True, 1, np.arange(40), np.full(40, -1.0), np.ones(40))
+    hidden = Layer(
+        weight,
+        np.full(40, 1e-30),
+        np.zeros(40),
+        np.ones(40, dtype=bool),
+        np.ones(40),
+        np.arange(40),
+        np.full(40, -1.0),
+        np.ones(40),
+    )
     row = rng.normal(size=(1, 40)) * 1e-290  # times a weight it is no float
-    last = Layer(row, np.zeros(1), np.zeros(1), False, 3, np.arange(1), np.full(1, -np.inf), np.full(1, np.inf))
+    last = Layer(
+        row,
+        np.zeros(1),
+        np.zeros(1),
+        np.zeros(1, dtype=bool),
+        np.ones(1),
+        np.arange(1),
+        np.full(1, -np.inf),
+        np.full(1, np.inf),
+    )
     lower, upper = np.full(2, -1.0), np.ones(2)
     chain = Chain((hidden, last), np.arange(2), lower, upper, None)
     found = Fraction(float(ChainBounds(chain).forms(lower[None], upper[None]).lower[0, 0]))

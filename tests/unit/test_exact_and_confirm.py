@@ -19,8 +19,10 @@ from verifkit.network import Network, dense_network
 from verifkit.ops import Activation, Affine, Input, Max, Node, Product
 from verifkit.properties import Constraint, Polyhedron, Property
 from verifkit.query import Query
-from verifkit.testing.oracle import evaluate
-from verifkit.testing.toys import random_toy, to_network
+from verifkit.registry import create
+from verifkit.result import Reason, Verdict
+from verifkit.testing.oracle import ToyNet, evaluate
+from verifkit.testing.toys import random_toy, to_model, to_network
 from verifkit.weighted_maps import Conv, Scale
 
 
@@ -190,3 +192,33 @@ def test_floats_that_call_a_safe_point_unsafe_do_not_make_a_witness() -> None:
     assert evaluate_exactly(network, [Fraction(1)]) == (Fraction(1),)
     assert query.model(np.array([[1.0]]))[0, 0] == 0
     assert confirm(query, np.array([1.0])) is None
+
+
+@pytest.mark.parametrize("name", ["pgd", "bab", "milp", "auto"])
+@pytest.mark.parametrize("center", [Fraction(-1, 10), Fraction(-1, 5)])
+def test_a_witness_on_the_end_of_a_clip_box_that_is_no_float(name: str, center: Fraction) -> None:
+    """relu(-x_0) >= 9/100 is reached where x_0 lies at the clip box's end -1/10 alone; in floats only just inside."""
+    toy = ToyNet((((-1.0, 0.0), (0.0, 1.0)), ((1.0, 0.0), (0.0, 1.0))), ((0.0, 0.0), (0.0, 0.0)))
+    clip = Box((Fraction(-1, 10), Fraction(0)), (Fraction(1), Fraction(2)))
+    rows = (
+        Constraint(outputs=((0, Fraction(-1)),), bound=Fraction(-9, 100)),
+        Constraint(outputs=((1, Fraction(-1)),), bound=Fraction(-1, 2)),
+    )
+    prop = Property(LpBall((center, Fraction(0)), Fraction(1), "1", clip), (Polyhedron(rows),), 2)
+    result = create(name).verify(Query(to_model(toy), prop))
+    assert result.verdict is Verdict.VIOLATED, result
+
+
+@pytest.mark.parametrize("name", ["bab", "milp", "smt", "reluplex", "auto"])
+def test_a_disjunct_without_rows_over_a_point_that_is_no_float(name: str) -> None:
+    toy = ToyNet((((1.0,),),), ((0.0,),))
+    prop = Property(LpBall((Fraction(1, 3),), Fraction(0), "1"), (Polyhedron(()),), 1)
+    assert create(name).verify(Query(to_model(toy), prop)).verdict is Verdict.VIOLATED
+
+
+def test_reluplex_says_so_beyond_all_floats() -> None:
+    toy = ToyNet((((1.0,),), ((1.0,),)), ((0.0,), (0.0,)))
+    row = Constraint(outputs=((0, Fraction(-(10**400))),), bound=Fraction(-(10**401)))
+    prop = Property(Box((Fraction(-1),), (Fraction(1),)), (Polyhedron((row,)),), 1)
+    result = create("reluplex", {"arithmetic": "rational"}).verify(Query(to_model(toy), prop))
+    assert result.verdict is Verdict.HOLDS or result.reason is Reason.UNCONFIRMED

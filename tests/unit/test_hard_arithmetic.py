@@ -76,7 +76,7 @@ def test_small_coefficients_of_a_property_are_not_dropped() -> None:
 
 def test_coefficients_that_the_solver_refuses_are_unconfirmed_and_no_time_out() -> None:
     network = chain(([[1e16, 0], [0, 1.0], [0, -1.0]], [0.0, 0, 0]), "relu", ([[-1e-6, 1, 1.0]], [0.05]))
-    result = ask("milp", network, Box((0, -1), (Fraction(1, 10**10), 2)), at_most(0))  # type: ignore[arg-type]
+    result = ask("milp", network, Box((0, -1), (Fraction(1, 10**10), 2)), at_most(0), start=False)  # type: ignore[arg-type]
     assert result.reason is Reason.UNCONFIRMED
 
 

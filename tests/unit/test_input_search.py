@@ -9,11 +9,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from verifkit.analysis.box_examination import Bounded, Disjuncts, examine
-from verifkit.analysis.box_workers import BoxWorkers
-from verifkit.analysis.chain import chain_of, is_chain
-from verifkit.analysis.chain_bounds import ChainBounds
-from verifkit.analysis.input_search import InputSearch
+from verifkit.analysis.bab.box_examination import Bounded, Disjuncts, examine
+from verifkit.analysis.bab.chain import chain_of, piecewise_linear
+from verifkit.analysis.bab.chain_bounds import ChainBounds
+from verifkit.analysis.bab.input_search import InputSearch
+from verifkit.analysis.bab.workers import Workers
 from verifkit.analysis.linear import analyse
 from verifkit.analysis.region import region_of
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
@@ -35,7 +35,7 @@ def _search(query: Query, budget: Budget = Budget(), batch: int = 64, processes:
     analysis = analyse(network, region_of(query), CROWN_RELAXATIONS, clock)
     chain = chain_of(network, analysis.bounds, rows)
     assert chain is not None
-    return InputSearch(query, chain, rows, clock, batch=batch, processes=processes)
+    return InputSearch(query, chain, Disjuncts.of(rows), clock, batch=batch, processes=processes)
 
 
 def _hard(seed: int = 1, margin: float = 0.02) -> Query:
@@ -58,7 +58,7 @@ def _boxes_question(number: int) -> tuple[ToyNet, Property, Query] | None:
     toy, prop = random_question(rng, random_toy(rng, magnitudes=number % 10 == 9))
     query = Query(to_model(toy), prop)
     plain = isinstance(prop.input_set, Box) and all(d.box is None and d.constraints for d in prop.unsafe)
-    return (toy, prop, query) if plain and is_chain(query.network.without_max()) and prop.unsafe else None
+    return (toy, prop, query) if plain and piecewise_linear(query.network.without_max()) and prop.unsafe else None
 
 
 def _agrees(number: int) -> bool:
@@ -93,7 +93,7 @@ def test_agrees_with_the_oracle_often(block: int) -> None:
 
 def _covers(search: InputSearch, tree: BoxTree) -> int:
     """Walks over the tree, checking every box again; how many are refuted."""
-    bounds, disjuncts = ChainBounds(search.chain), Disjuncts.of(search.rows)
+    bounds, disjuncts = ChainBounds(search.chain), search.disjuncts
     place = {int(parent): k for k, parent in enumerate(tree.parent)}
     pending, leaves = [(0, search.chain.lower, search.chain.upper)], 0
     while pending:
@@ -129,18 +129,18 @@ def test_the_tree_covers_the_region() -> None:
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_helpers_find_the_same_every_time(monkeypatch: pytest.MonkeyPatch, killed: bool) -> None:
-    monkeypatch.setattr("verifkit.analysis.input_search.ALONE", 0.0)
-    monkeypatch.setattr("verifkit.analysis.box_workers.FEWEST", 2)
+    monkeypatch.setattr("verifkit.analysis.bab.input_search.ALONE", 0.0)
+    monkeypatch.setattr("verifkit.analysis.bab.input_search.FEWEST", 2)
     helped = []
-    plain = BoxWorkers.examine
+    plain = Workers.apply
 
-    def spied(self: BoxWorkers, lower: np.ndarray, upper: np.ndarray) -> Bounded:
+    def spied(self: Workers[Bounded], *boxes: np.ndarray) -> Bounded:
         helped.append(self.count)
         if killed and len(helped) == 6:
             os.kill(self._children[0], signal.SIGKILL)
-        return plain(self, lower, upper)
+        return plain(self, *boxes)
 
-    monkeypatch.setattr(BoxWorkers, "examine", spied)
+    monkeypatch.setattr(Workers, "apply", spied)
     query = _hard(margin=0.005)
     search = _search(query, batch=8, processes=2)
     tree = _held(search.run(None))

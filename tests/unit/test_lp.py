@@ -232,7 +232,8 @@ def nothing(self: LinearProgram, cost: np.ndarray, clock: Clock) -> Duals | None
 
 def nonsense(self: LinearProgram, cost: np.ndarray, clock: Clock) -> Duals | None:
     rng = np.random.default_rng(cost.size)
-    return Duals(rng.normal(size=self.n_rows) * 1e3, rng.choice([np.nan, np.inf, -1.0, 5.0], self.n_columns))
+    columns = rng.choice([np.nan, np.inf, -1.0, 5.0], self.n_columns)
+    return Duals(rng.normal(size=self.n_rows) * 1e3, columns, columns)
 
 
 @pytest.mark.parametrize("answer", [nothing, nonsense])

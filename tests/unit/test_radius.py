@@ -166,12 +166,22 @@ def test_out_of_time_the_bracket_stays_sound_and_says_what_is_open() -> None:
                 assert again.verdict is Verdict.HOLDS
 
 
-def test_the_l1_radius_of_milp_is_bracketed_by_bisection() -> None:
-    found = create("milp").radius(digits(8, "1"), budget=Budget(seconds=30), tolerance=0.05)
+def test_the_l1_radius_by_one_program() -> None:
+    # h1 = relu(x1), h2 = relu(x2), unsafe where 2 h1 + h2 >= 3: from 0 that is 3/2 away along x1
+    network = dense_network([np.eye(2), np.array([[-2.0, -1.0], [0.0, 0.0]])], [np.zeros(2), np.array([3.0, 0.0])])
+    family = robustness_family(model_from_network(network, "corner"), [0.0, 0.0], 0, "1")
+    assert isinstance(family.at(1).prop.input_set, LpBall)
+    for attack in (True, False):
+        found = create("milp").radius(family, budget=Budget(seconds=30), tolerance=1e-6, attack=attack)
+        assert found.certified is not None
+        assert found.falsified is not None
+        assert 1.5 - 1e-6 <= found.certified.value < 1.5 <= found.falsified.value <= 1.5 + 1e-6
+        assert found.certified.result.evidence is not None
+    clipped = robustness_family(model_from_network(network, "corner"), [0.0, 0.0], 0, "1", (-1, 1))
+    found = create("milp").radius(clipped, budget=Budget(seconds=30), tolerance=1e-6)
     assert found.certified is not None
     assert found.falsified is not None
-    assert isinstance(digits(8, "1").at(1).prop.input_set, LpBall)
-    assert 0 < found.certified.value < found.falsified.value
+    assert 2.0 - 1e-6 <= found.certified.value < 2.0 <= found.falsified.value <= 2.0 + 1e-6
 
 
 def test_an_l0_radius_is_a_whole_number_of_entries() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from html.parser import HTMLParser
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pandas as pd
 import pytest
 
 from tests.unit.rows_builder import radius_row, row, write
-from verifkit.bench.chart import HEIGHT, WIDTH, _path, _steps, _steps_at_radii
+from verifkit.bench.chart import APART, COLOURS, DASHES, HEIGHT, WIDTH, _path, _steps, _steps_at_radii, look, step_chart
 from verifkit.bench.frame import frame, records
 from verifkit.bench.report import write_report
+from verifkit.bench.scores import certified_accuracy
 from verifkit.errors import SuiteError
+from verifkit.registry import names
 
 VOID = {"meta", "br"}
 OPTIONAL = {"th", "td", "tr"}
@@ -219,3 +222,54 @@ def test_paths_are_whole_pixels_and_short() -> None:
     assert mark == (WIDTH / 4, HEIGHT // 4)
     many, _ = _path([(i / 10_000, 1 - i / 10_000) for i in range(1, 10_000)], 1.0, 0.5)
     assert len(many) < 10 * WIDTH
+
+
+# --- looks and messages that can be told apart ----------------------------------------------------------------------
+
+
+def test_every_verifier_looks_different() -> None:
+    """Colour, dash and marker: of all that are registered, of two methods to come, and of three times as many."""
+    order = sorted({*names(), "pixeldp", "reluplex", *(f"more {k}" for k in range(50))})
+    kinds = {"fmn": "falsifier", "foolbox_attack": "falsifier", "pgd": "falsifier", "smoothing": "probabilistic"}
+    looks = [look(place, kinds.get(name, "incomplete")) for place, name in enumerate(order)]
+    assert len({(k["style"], k["colour"], k["dash"], k["shape"]) for k in looks}) == len(order)
+    for one, other in pairwise(looks):
+        assert one["colour"] != other["colour"]
+
+
+def test_the_style_sheet_has_every_look(tmp_path: Path) -> None:
+    text, _ = page(tmp_path, MIXED)
+    for k in range(COLOURS):
+        assert f".k{k} {{" in text
+        assert text.count(f"--c{k}:") == 3  # light, dark, print
+    for k in range(1, DASHES):
+        assert all(f"{kind}.d{k} {{ stroke-dasharray" in text for kind in ("", ".probabilistic", ".attack"))
+
+
+def test_no_marker_hides_another(tmp_path: Path) -> None:
+    """Also where curves coincide, all the way or nearly."""
+    rows = [radius_row(f"v{k:02}", certified=0.1 * (1 + i), index=i) for k in range(14) for i in range(4)]
+    rows += [radius_row("w", certified=0.1, index=i) for i in range(4)]
+    lines = records(certified_accuracy(frame(rows)))
+    chart = step_chart(records(frame(rows)), lines, sorted({r["verifier"] for r in rows}))
+    assert chart is not None
+    marks = [c["mark"] for c in chart["curves"]]
+    assert len(marks) == 15
+    assert min(math.dist(a, b) for a, b in combinations(marks, 2)) >= APART
+    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in marks)
+    wider = [c["wider"] for c in chart["curves"]]
+    assert wider[:3] == [3, 3, 3]
+    assert wider[-2:] == [0, 0]
+
+
+def test_messages_that_differ_in_numbers_alone_are_one(tmp_path: Path) -> None:
+    texts = [f"{k} of 9 unsafe regions not excluded; margin >= {-1.5 * k:.6g}" for k in range(5)]
+    texts += ["3 of 9 unsafe regions not excluded; margin >= -1e-07", "node 'conv2' is out of reach"]
+    rows = [row("crown", "UNKNOWN", reason="incomplete", detail=text, instance=f"q{k}") for k, text in enumerate(texts)]
+    _, parsed = page(
+        tmp_path, [*rows, row("crown", "UNKNOWN", reason="incomplete", detail="node 'conv3' is out of reach")]
+    )
+    assert parsed.text.count("unsafe regions not excluded") == 1
+    assert f"crown incomplete 6 {texts[0]} (the others with other numbers) q0" in parsed.text
+    assert "1 node 'conv2' is out of reach q6" in parsed.text
+    assert "1 node 'conv3' is out of reach" in parsed.text

@@ -182,7 +182,7 @@ def test_the_quick_suite_is_valid() -> None:
     suite = load_suite(SUITES / "quick.toml")
     assert suite.name == "quick"
     assert [name for name, _ in suite.verifiers] == [
-        "interval", "crown", "zonotope", "alpha_crown", "lp", "milp", "smoothing", "pgd",
+        "interval", "crown", "zonotope", "alpha_crown", "lp", "milp", "bab", "smoothing", "pgd",
     ]  # fmt: skip
     assert all(instance.timeout is not None and instance.timeout <= 10 for instance in suite.instances)
     assert Counter(instance.expected for instance in suite.instances) == {None: 80, "unsat": 3, "sat": 1}

@@ -1,8 +1,8 @@
 """Projected gradient descent with restarts: looks for an input of the set whose output is unsafe.
 
-Paper: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018. Loss, steps and
-projections are in `verifkit.analysis.attack`; gradients come from the network's own adjoint in NumPy. Guarantee:
-VIOLATED with a replayed witness; never HOLDS.
+Paper: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018. The loop is
+`verifkit.analysis.descent`; gradients come from the network's own adjoint in NumPy. Guarantee: VIOLATED with a replayed
+witness; never HOLDS.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from verifkit.analysis.attack import dealt, loss_gradient, losses_of, neighbourhood_of, random_points, row_weights
+from verifkit.analysis.descent import descend
 from verifkit.analysis.interval import INTERVAL_RULES
-from verifkit.analysis.region import region_of
-from verifkit.analysis.rows import rows_of
+from verifkit.analysis.region import member
 from verifkit.budget import Clock
 from verifkit.capabilities import Capabilities, Kind, Paper
-from verifkit.confirm import confirm
 from verifkit.errors import OptionError
 from verifkit.ops import Max, Product
 from verifkit.query import Query
@@ -58,29 +56,12 @@ class Pgd(Verifier):
     )
 
     def _decide(self, query: Query, clock: Clock, rng: np.random.Generator) -> Outcome:
-        region, rows, network = region_of(query), rows_of(query.prop), query.network
-        if not rows.n_disjuncts:
+        if not query.prop.unsafe:
             return Outcome.unknown(Reason.INCOMPLETE, "the unsafe set is empty: nothing to find")
-        near, radius = neighbourhood_of(region)
-        radii = np.full(self.starts, radius)
-        losses, _ = losses_of(rows, network.values(near.center)[-1], near.center)
-        targets, kinds = dealt(rows, losses[0], self.starts)
-        x = random_points(region.lower, region.upper, self.starts, rng)
-        x[0] = near.center[0]
-        x = near.project(x, radii)
-        best, steps = np.inf, self.steps if (region.upper > region.lower).any() else 0
-        for step in range(steps + 1):
-            clock.check()
-            values = network.values(x)
-            losses, gaps = losses_of(rows, values[-1], x)
-            best = min(best, float(losses.min()))
-            for index in np.argsort(losses.min(axis=1))[:3]:
-                if losses[index].min() <= 0 and confirm(query, x[index]) is not None:
-                    statistics = {"loss": float(losses[index].min()), "steps": step}
-                    return Outcome.violated(x[index], statistics=statistics)
-            if step < steps:
-                length = radius * self.step_size * (1.0 - 0.9 * step / steps)
-                gradient = loss_gradient(network, values, rows, row_weights(rows, gaps, targets))
-                x = near.project(x + length * near.downhill(near.free(x, gradient), kinds), radii)
-        detail = f"no violation found from {self.starts} starts; least loss {best:.6g}"
-        return Outcome.unknown(Reason.INCOMPLETE, detail, statistics={"loss": best})
+        if not all(disjunct.constraints for disjunct in query.prop.unsafe):  # every input is unsafe
+            return Outcome.violated(member(query))
+        found = descend(query, self.starts, self.steps, self.step_size, clock, rng)
+        if found.confirmed:
+            return Outcome.violated(found.x, statistics={"loss": found.loss, "steps": found.steps})
+        detail = f"no violation found from {self.starts} starts; least loss {found.loss:.6g}"
+        return Outcome.unknown(Reason.INCOMPLETE, detail, statistics={"loss": found.loss})

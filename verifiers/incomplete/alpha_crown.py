@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from verifkit.analysis.precision import Precision, check_precision
 from verifkit.analysis.refute import refute_raised
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
 from verifkit.analysis.slopes import Ascent
@@ -31,6 +32,8 @@ class AlphaCrown(Verifier):
     first step, in units of a slope's range. decay: its factor.
 
     early_stop: a row that is refuted is not raised further; without it the margin in the statistics is the best found.
+    precision: the floats of the analysis. In float32 the bounds are as safe and looser, which costs most where they are
+    far apart (`benchmarks/RESULTS.md`); a network with a weight that is no float32 is refused.
     """
 
     iterations: int = 20
@@ -38,8 +41,10 @@ class AlphaCrown(Verifier):
     rate: float = 0.4
     decay: float = 0.85
     early_stop: bool = True
+    precision: Precision = "float64"
 
     def __post_init__(self) -> None:
+        check_precision(self.name, self.precision)
         if min(self.iterations, self.layer_iterations) < 0 or not 0 < self.rate < np.inf or not 0 < self.decay <= 1:
             raise OptionError(
                 "alpha_crown needs iterations and layer_iterations >= 0, a finite rate > 0, 0 < decay <= 1"
@@ -63,4 +68,12 @@ class AlphaCrown(Verifier):
     def _decide(self, query: Query, clock: Clock, rng: np.random.Generator) -> Outcome:
         layers = Ascent(self.layer_iterations, self.rate, self.decay)
         ascent = replace(layers, iterations=self.iterations)
-        return refute_raised(query, CROWN_RELAXATIONS, clock, layers, ascent, early_stop=self.early_stop)
+        return refute_raised(
+            query,
+            CROWN_RELAXATIONS,
+            clock,
+            layers,
+            ascent,
+            early_stop=self.early_stop,
+            precision=self.precision,
+        )

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from verifkit.analysis.precision import Precision, check_precision
 from verifkit.analysis.refute import refute, refute_batch
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
 from verifkit.budget import Clock
@@ -25,10 +26,14 @@ from verifkit.verifier import Verifier
 
 @dataclass(frozen=True, kw_only=True)
 class Crown(Verifier):
-    """CROWN with adaptive ReLU slopes, intersected with interval bounds. No options.
+    """CROWN with adaptive ReLU slopes, intersected with interval bounds.
 
-    Boxes by their corners, l1 and l2 balls by the dual norm (with a clip box: the better of ball and box, per row).
+    Boxes by their corners, l1 and l2 balls by the dual norm (with a clip box: by the best mixture of ball and box).
+    precision: the floats of the analysis. In float32 the bounds are as safe and looser, which costs most where they are
+    far apart (`benchmarks/RESULTS.md`); a network with a weight that is no float32 is refused.
     """
+
+    precision: Precision = "float64"
 
     name: ClassVar[str] = "crown"
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -45,10 +50,13 @@ class Crown(Verifier):
         ),
     )
 
+    def __post_init__(self) -> None:
+        check_precision(self.name, self.precision)
+
     def _decide(self, query: Query, clock: Clock, rng: np.random.Generator) -> Outcome:
-        return refute(query, CROWN_RELAXATIONS, clock)
+        return refute(query, CROWN_RELAXATIONS, clock, precision=self.precision)
 
     def _decide_batch(
         self, queries: Sequence[Query], clock: Clock, rngs: Sequence[np.random.Generator]
     ) -> list[Outcome]:
-        return refute_batch(queries, CROWN_RELAXATIONS, clock)
+        return refute_batch(queries, CROWN_RELAXATIONS, clock, precision=self.precision)

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from verifkit.analysis.precision import Precision, check_precision
 from verifkit.analysis.refute import refute, refute_batch
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
 from verifkit.budget import Clock
@@ -25,7 +26,13 @@ from verifkit.verifier import Verifier
 
 @dataclass(frozen=True, kw_only=True)
 class CrownIbp(Verifier):
-    """A little dearer than interval propagation, far cheaper than CROWN. No options."""
+    """A little dearer than interval propagation, far cheaper than CROWN.
+
+    precision: the floats of the analysis. In float32 the bounds are as safe and looser, which costs most where they are
+    far apart (`benchmarks/RESULTS.md`); a network with a weight that is no float32 is refused.
+    """
+
+    precision: Precision = "float64"
 
     name: ClassVar[str] = "crown_ibp"
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -43,10 +50,13 @@ class CrownIbp(Verifier):
         ),
     )
 
+    def __post_init__(self) -> None:
+        check_precision(self.name, self.precision)
+
     def _decide(self, query: Query, clock: Clock, rng: np.random.Generator) -> Outcome:
-        return refute(query, CROWN_RELAXATIONS, clock, tighten=False)
+        return refute(query, CROWN_RELAXATIONS, clock, tighten=False, precision=self.precision)
 
     def _decide_batch(
         self, queries: Sequence[Query], clock: Clock, rngs: Sequence[np.random.Generator]
     ) -> list[Outcome]:
-        return refute_batch(queries, CROWN_RELAXATIONS, clock, tighten=False)
+        return refute_batch(queries, CROWN_RELAXATIONS, clock, tighten=False, precision=self.precision)

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from verifkit.analysis.parallel import FASTLIN_RELAXATIONS
+from verifkit.analysis.precision import Precision, check_precision
 from verifkit.analysis.refute import refute, refute_batch
 from verifkit.budget import Clock
 from verifkit.capabilities import Capabilities, Kind, Paper
@@ -25,7 +26,13 @@ from verifkit.verifier import Verifier
 
 @dataclass(frozen=True, kw_only=True)
 class FastLin(Verifier):
-    """Fast-Lin, intersected with interval bounds. No options."""
+    """Fast-Lin, intersected with interval bounds.
+
+    precision: the floats of the analysis. In float32 the bounds are as safe and looser, which costs most where they are
+    far apart (`benchmarks/RESULTS.md`); a network with a weight that is no float32 is refused.
+    """
+
+    precision: Precision = "float64"
 
     name: ClassVar[str] = "fastlin"
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -43,10 +50,13 @@ class FastLin(Verifier):
         ),
     )
 
+    def __post_init__(self) -> None:
+        check_precision(self.name, self.precision)
+
     def _decide(self, query: Query, clock: Clock, rng: np.random.Generator) -> Outcome:
-        return refute(query, FASTLIN_RELAXATIONS, clock)
+        return refute(query, FASTLIN_RELAXATIONS, clock, precision=self.precision)
 
     def _decide_batch(
         self, queries: Sequence[Query], clock: Clock, rngs: Sequence[np.random.Generator]
     ) -> list[Outcome]:
-        return refute_batch(queries, FASTLIN_RELAXATIONS, clock)
+        return refute_batch(queries, FASTLIN_RELAXATIONS, clock, precision=self.precision)

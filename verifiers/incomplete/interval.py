@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from verifkit.analysis.interval import INTERVAL_RULES
+from verifkit.analysis.precision import Precision, check_precision
 from verifkit.analysis.refute import refute, refute_batch
 from verifkit.budget import Clock
 from verifkit.capabilities import Capabilities, Kind, Paper
@@ -25,7 +26,13 @@ from verifkit.verifier import Verifier
 
 @dataclass(frozen=True, kw_only=True)
 class Interval(Verifier):
-    """Interval bound propagation. An l0, l1 or l2 ball is enclosed in its bounding box. No options."""
+    """Interval bound propagation. An l0, l1 or l2 ball is enclosed in its bounding box.
+
+    precision: the floats of the analysis. In float32 the bounds are as safe and looser, which costs most where they are
+    far apart (`benchmarks/RESULTS.md`); a network with a weight that is no float32 is refused.
+    """
+
+    precision: Precision = "float64"
 
     name: ClassVar[str] = "interval"
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -43,11 +50,14 @@ class Interval(Verifier):
         ),
     )
 
+    def __post_init__(self) -> None:
+        check_precision(self.name, self.precision)
+
     def _decide(self, query: Query, clock: Clock, rng: np.random.Generator) -> Outcome:
         # No lines at all: the shared backward pass then stops at the last activations and uses their intervals.
-        return refute(query, {}, clock)
+        return refute(query, {}, clock, precision=self.precision)
 
     def _decide_batch(
         self, queries: Sequence[Query], clock: Clock, rngs: Sequence[np.random.Generator]
     ) -> list[Outcome]:
-        return refute_batch(queries, {}, clock)
+        return refute_batch(queries, {}, clock, precision=self.precision)

@@ -3,7 +3,7 @@
 Paper: Ehlers, "Formal verification of piece-wise linear feed-forward neural networks" (Planet), ATVA 2017: the
 relaxation is section 3's, without its case splits. The programs are `verifkit.solvers.triangle_program`. The solver's
 word is never taken: its dual values become lines and multipliers of a backward pass (`verifkit.analysis.triangle`),
-whose bound is the program's optimum to about 1e-9 and holds whatever the solver did.
+whose bound is the program's optimum to about 1e-9 of its terms and holds whatever the solver did.
 Guarantee: HOLDS about the network, real semantics, rounded arithmetic.
 """
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -29,6 +30,7 @@ from verifkit.errors import OptionError
 from verifkit.ops import Activation, Affine, Max
 from verifkit.query import Query
 from verifkit.result import Outcome
+from verifkit.solvers.isolated import isolated
 from verifkit.verifier import Verifier
 
 Solver = Literal["CLARABEL", "SCS"]
@@ -93,9 +95,17 @@ def safe_minima(analysis: LinearAnalysis, rows: Rows, solver: Solver, clock: Clo
     """Rigorous lower bounds `(R,)` on every row for the bounds that the analysis (a batch of one) has, what they follow
     from, and how many rows the solver failed on.
     """
-    program = _Program(analysis, coupled=rows.inputs is not None)
-    multipliers, failures = program.minimise(rows, solver, clock)
-    return *safe_bounds(analysis, rows, multipliers), failures
+    import cvxpy as cp  # noqa: F401 (before the fork: a child would import it each time)
+
+    def solve(tell: Callable[[Any], None]) -> tuple[Multipliers, int]:
+        return _Program(analysis, coupled=rows.inputs is not None).minimise(rows, solver, clock)
+
+    # A solver looks at the clock only between its steps, and Clarabel not at all while it sets up.
+    found: tuple[Multipliers, int] | None = isolated(solve, lambda news: None, clock)
+    if found is None:
+        clock.check()
+        found = Multipliers({}, {}), rows.bound.size  # the process ended before its time
+    return *safe_bounds(analysis, rows, found[0]), found[1]
 
 
 class _Program:

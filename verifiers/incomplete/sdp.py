@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -30,7 +30,8 @@ from verifkit.errors import OptionError
 from verifkit.functions import Relu
 from verifkit.ops import Max
 from verifkit.query import Query
-from verifkit.result import Outcome, Reason, Statistics
+from verifkit.result import Outcome, Reason, Statistics, Verdict
+from verifkit.solvers.isolated import isolated
 from verifkit.verifier import Verifier
 
 SOLVERS = ("auto", "SCS", "CLARABEL")
@@ -97,25 +98,50 @@ class Sdp(Verifier):
             statistics = {"margin": rows.margin(lower), "size": size}
             bounds = layer_bounds(query.network, analysis)
             return Outcome.unknown(Reason.INCOMPLETE, detail, statistics=statistics, bounds=bounds)
-        problem, solved = relaxed(analysis, rows), 0
-        program = None if problem is None else _Program(problem)
+        solved: list[int] = []
+        ended = True
+        problem = relaxed(analysis, rows)
+        if problem is not None:  # else nothing finite is known of some unit
+            import cvxpy as cp  # noqa: F401 (before the fork: a child would import it each time)
+
+            def told(news: tuple[int, float]) -> None:
+                solved.append(news[0])
+                lower[news[0]] = max(lower[news[0]], news[1])
+
+            # A solver looks at the clock only between its steps, and Clarabel not at all while it sets up.
+            ended = bool(isolated(lambda tell: self._bound(problem, rows, lower.copy(), tell, clock), told, clock))
+        outcome = conclude(query, rows, lower, analysis)
+        # Lines and layer bounds alone do not show what the programs proved.
+        evidence = None if solved else outcome.evidence
+        found: Statistics = {**outcome.statistics, "size": size, "programs": len(solved)}
+        outcome = replace(outcome, evidence=evidence, statistics=found)
+        if ended or outcome.verdict is not Verdict.UNKNOWN:
+            return outcome
+        if clock.remaining <= 0:
+            return replace(outcome, reason=Reason.TIMEOUT)
+        return replace(outcome, detail=f"{outcome.detail}; the solver's process ended before its time")
+
+    def _bound(
+        self,
+        problem: Relaxed,
+        rows: Rows,
+        lower: np.ndarray,
+        tell: Callable[[tuple[int, float]], None],
+        clock: Clock,
+    ) -> bool:
+        """Tells of every row that is solved for, and the bound that it then has; True once there is none left."""
+        program = _Program(problem)
         for row in self._open(rows, lower):
-            clock.check()
-            if problem is None or program is None:  # nothing finite is known of some unit
-                break
-            solved += 1
-            for settings in self._attempts(size):
+            for settings in self._attempts(problem.order + 1):
+                clock.check()
                 multipliers = program.solve(row, settings, clock)
                 if multipliers is not None:
                     lower[row] = max(lower[row], safe_bound(problem, row, multipliers))
                 refuted = bool(rows.refuted_rows(lower)[row]) and not self.every_row
                 if refuted or (multipliers is not None and settings["solver"] == "CLARABEL"):
                     break
-        outcome = conclude(query, rows, lower, analysis)
-        # Lines and layer bounds alone do not show what the programs proved.
-        evidence = None if solved else outcome.evidence
-        found: Statistics = {**outcome.statistics, "size": size, "programs": solved}
-        return replace(outcome, evidence=evidence, statistics=found)
+            tell((row, float(lower[row])))
+        return True
 
     def _attempts(self, size: int) -> Iterator[dict[str, Any]]:
         """The solver's settings. A few iterations of SCS often refute a row; they are lost where they do not."""

@@ -109,17 +109,21 @@ class _Total:
     size: Array
     slack: Array
     terms: int = 0
+    losses: int = 0
 
     def add(self, values: Array, slack: Array) -> None:
         self.constant = self.constant + values
         self.size = self.size + namespace(values).abs(values)
-        self.slack = self.slack + slack
         self.terms += 1
+        self.lose(slack)
+
+    def lose(self, slack: Array) -> None:
+        self.slack = self.slack + slack
+        self.losses += 1
 
     def lower(self) -> Array:
-        error = gamma(self.terms + 2, self.constant) * self.size + self.slack * (
-            1.0 + gamma(self.terms + 4, self.slack)
-        )
+        error = gamma(self.terms + 2, self.constant) * self.size
+        error = error + self.slack * (1.0 + gamma(self.losses + 4, self.slack))
         return down(self.constant - error - tiny(self.constant))
 
 
@@ -194,7 +198,7 @@ class _Pass:
         terms = max(math.prod(node.shape), *(m.adjoint_terms for m in node.maps)) + node.terms + 4
         slack = gamma(terms, coefficients) * (xp.abs(flat) @ self.reach.of_terms(index))[..., 0]
         if node.bias is None:
-            self.total.slack = self.total.slack + slack
+            self.total.lose(slack)
         else:
             self.total.add((flat @ xp.reshape(node.bias, (-1, 1)))[..., 0], slack)
 
@@ -225,14 +229,14 @@ class _Pass:
         """Adds coefficients, each the sum of `terms` products, to those that other paths left at the parent."""
         largest, total = self.reach.of(parent)
         # A coefficient that underflowed is off by less than `tiny`, but its value may be large.
-        self.total.slack = self.total.slack + terms * tiny(total) * total
+        self.total.lose(terms * tiny(total) * total)
         if parent not in self.pending:
             self.pending[parent] = pulled
             return
         merged = self.pending[parent] + pulled
         self.pending[parent] = merged
         lost = (namespace(merged).abs(_flat(merged)) @ largest)[..., 0]
-        self.total.slack = self.total.slack + gamma(largest.shape[1] + 2, merged) * lost
+        self.total.lose(gamma(largest.shape[1] + 2, merged) * lost)
 
 
 def _flat(x: Array) -> Array:

@@ -85,7 +85,7 @@ class Compact:
             return values
         lead = values.shape[:-1]
         if index in self.kept:
-            full = np.zeros((*lead, math.prod(self._shapes[index])))
+            full = np.zeros((*lead, math.prod(self._shapes[index])), dtype=values.dtype)
             full[..., self.kept[index]] = values
             values = full
         return values.reshape(*lead, *self._shapes[index])

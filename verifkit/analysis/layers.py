@@ -46,28 +46,28 @@ def filled(network: Network, known: Mapping[int, Bounds]) -> dict[int, Bounds]:
 def _refined(network: Network, analysis: LinearAnalysis, entry: int) -> dict[int, Bounds]:
     analysis = analysis.one(entry)
     original, signs = network.cast(analysis.region.lower), needs_signs(network)
-    places, last = _places(network, analysis.network), len(network.nodes) - 1
+    at, last = places(network, analysis.network), len(network.nodes) - 1
     relaxed = bool(analysis.lines or analysis.planes)
     found: dict[int, Bounds] = {0: analysis.bounds[0]}
     with np.errstate(all="ignore"):
         for index, node in enumerate(original.nodes[1:], 1):
             interval = node_bounds(node, [found[p] for p in node.parents], signs=signs)
-            found[index] = _common(interval, analysis.bounds[places[index]])
+            found[index] = _common(interval, analysis.bounds[at[index]])
             if (relaxed and _mixes(node)) or index == last:
-                found[index] = _common(found[index], _backward(analysis, places[index]))
+                found[index] = _common(found[index], _backward(analysis, at[index]))
     return found
 
 
-def _places(network: Network, plain: Network) -> list[int]:
+def places(network: Network, plain: Network) -> list[int]:
     """For each node of `network` the index of the same value in `plain`, which is it or its `without_max`."""
-    places, at = [], -1
+    found, at = [], -1
     for node in network.nodes:
         at += 1
         if isinstance(node, Max):  # its rounds come first; the value itself has its name
             while plain is not network and not isinstance(plain.nodes[at], Max) and plain.nodes[at].name != node.name:
                 at += 1
-        places.append(at)
-    return places
+        found.append(at)
+    return found
 
 
 def _mixes(node: Node) -> bool:

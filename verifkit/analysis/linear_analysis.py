@@ -15,7 +15,7 @@ from verifkit.analysis.interval import Bounds
 from verifkit.analysis.region import Region, magnitude
 from verifkit.analysis.rounding import down, gamma, tiny
 from verifkit.analysis.rows import Rows
-from verifkit.arrays import Array, like, namespace
+from verifkit.arrays import Array, float_type, like, namespace
 from verifkit.evidence import Lines, Planes
 from verifkit.network import Network
 
@@ -83,6 +83,7 @@ class LinearAnalysis:
     def starts(self, rows: Sequence[Rows]) -> dict[int, Array]:
         """The rows of unsafe sets, equally many, as coefficients over the output and, where mentioned, the input."""
         last, sample = len(self.network.nodes) - 1, self.region.lower
+        rows = [r.held_in(float_type(sample)) for r in rows]
         shape = (len(rows), rows[0].outputs.shape[0])
         start = {last: like(np.stack([r.outputs for r in rows]).reshape(*shape, *self.network.output_shape), sample)}
         if any(r.inputs is not None for r in rows):
@@ -95,6 +96,7 @@ class LinearAnalysis:
     def certain(self, rows: Sequence[Rows], lower: Array) -> Array:
         """Lower bounds on `starts` less what the rounding of the rows' coefficients may have cost; NaN is -inf."""
         xp = namespace(lower)
+        rows = [r.held_in(float_type(lower)) for r in rows]
         for errors, node in (
             ([r.output_error for r in rows], len(self.network.nodes) - 1),
             ([r.input_error for r in rows], 0),

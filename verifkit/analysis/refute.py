@@ -10,6 +10,7 @@ import numpy as np
 from verifkit.analysis.layers import layer_bounds
 from verifkit.analysis.linear import analyse
 from verifkit.analysis.linear_analysis import LinearAnalysis
+from verifkit.analysis.precision import Precision, float_of, rounding_node
 from verifkit.analysis.region import region_of, stacked
 from verifkit.analysis.relaxation import Relaxation
 from verifkit.analysis.rows import Rows, rows_of
@@ -24,18 +25,33 @@ from verifkit.result import Arithmetic, Guarantee, Outcome, Reason
 Relaxations = Mapping[type[ScalarFunction], Relaxation]
 
 
-def refute(query: Query, relaxations: Relaxations, clock: Clock, *, tighten: bool = True) -> Outcome:
+def refute(
+    query: Query,
+    relaxations: Relaxations,
+    clock: Clock,
+    *,
+    tighten: bool = True,
+    precision: Precision = "float64",
+) -> Outcome:
     """HOLDS if for every disjunct some row can never be satisfied, else UNKNOWN(incomplete) with the margin."""
-    return refute_batch([query], relaxations, clock, tighten=tighten)[0]
+    return refute_batch([query], relaxations, clock, tighten=tighten, precision=precision)[0]
 
 
 def refute_batch(
-    queries: Sequence[Query], relaxations: Relaxations, clock: Clock, *, tighten: bool = True
+    queries: Sequence[Query],
+    relaxations: Relaxations,
+    clock: Clock,
+    *,
+    tighten: bool = True,
+    precision: Precision = "float64",
 ) -> list[Outcome]:
     """The same for several queries about one network, with one analysis for all input sets of a kind."""
+    rounded = rounding_node(queries[0].network, precision)
+    if rounded is not None:
+        return [Outcome.unknown(Reason.UNSUPPORTED, rounded)] * len(queries)
     network = queries[0].network.without_max() if relaxations else queries[0].network
     found: dict[int, Outcome] = {}
-    for places, region in stacked([region_of(query) for query in queries]):
+    for places, region in stacked([region_of(query, float_of(precision)) for query in queries]):
         analysis = analyse(network, region, relaxations, clock, tighten=tighten)
         rows = [rows_of(queries[place].prop) for place in places]
         for entry, (place, lower) in enumerate(zip(places, analysis.rows_each(rows), strict=True)):
@@ -44,14 +60,25 @@ def refute_batch(
 
 
 def refute_raised(
-    query: Query, relaxations: Relaxations, clock: Clock, layers: Ascent, ascent: Ascent, *, early_stop: bool
+    query: Query,
+    relaxations: Relaxations,
+    clock: Clock,
+    layers: Ascent,
+    ascent: Ascent,
+    *,
+    early_stop: bool,
+    precision: Precision = "float64",
 ) -> Outcome:
     """The same with slopes that are optimised, for the bounds of every layer and for every unsafe row.
 
     layers, ascent: how the bounds of the layers, and how the unsafe rows are raised. early_stop: a row that is refuted
     is left as it is.
     """
-    analysis = analyse(query.network.without_max(), region_of(query), relaxations, clock, ascent=layers)
+    rounded = rounding_node(query.network, precision)
+    if rounded is not None:
+        return Outcome.unknown(Reason.UNSUPPORTED, rounded)
+    region = region_of(query, float_of(precision))
+    analysis = analyse(query.network.without_max(), region, relaxations, clock, ascent=layers)
     compact, rows = analysis.compact, rows_of(query.prop)
     if compact is None or not rows.outputs.shape[0]:
         return conclude(query, rows, analysis.property_rows(rows), analysis)
@@ -75,7 +102,7 @@ def conclude(
 
     analysis: of the query's region alone; the bounds came from it and from lines and multipliers of the rows' own.
     """
-    lower = np.reshape(lower, -1)
+    lower = np.reshape(lower, -1).astype(np.float64)  # the thresholds are: nothing is rounded in comparing
     found = rows.refuting(lower)
     margin = rows.margin(lower)
     statistics = {"margin": margin}

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from verifkit.analysis.rounding import above_in, below_in
 from verifkit.arrays import Array, namespace
 from verifkit.errors import PropertyError
-from verifkit.input_sets import Box, InputSet, float_above, float_below
+from verifkit.input_sets import Box, InputSet, LpBall, float_above, float_below, root_above
 from verifkit.maps import Shape
 from verifkit.query import Query
 
@@ -21,7 +22,8 @@ class Region:
     """A batch of input sets of one shape, each contained in what is stored.
 
     lower, upper: (B, *input_shape), the effective box, or the ball's bounding box. center (B, *input_shape), radius
-    (B,) and norm ("1" or "2") describe the ball where there is one; the set is then the intersection of both.
+    (B,) and norm ("1" or "2") describe the ball where there is one; the set is then the intersection of both. The
+    center of an l2 ball may lie outside the box; that of an l1 ball does so at most by rounding.
     """
 
     lower: Array
@@ -67,27 +69,58 @@ def _stack(regions: Sequence[Region]) -> Region:
     return Region(lower, upper, center, radius, first.norm)
 
 
-def region_of(query: Query) -> Region:
-    """The region of one query, a batch of one, in float64."""
-    return _region(query.prop.input_set, query.model.input_shape, query.model.dtype)
+def region_of(query: Query, dtype: type[np.floating[Any]] = np.float64) -> Region:
+    """The region of one query, a batch of one, in floats of `dtype`."""
+    return _region(query.prop.input_set, query.model.input_shape, query.model.dtype, dtype)
 
 
-def _region(inputs: InputSet, shape: Shape, dtype: type[np.floating[Any]]) -> Region:
-    if isinstance(inputs, Box):
-        lower, upper = inputs.floats(dtype)
-        return Region(lower.reshape(1, *shape), upper.reshape(1, *shape))
-    box = inputs.bounding_box()
-    lower, upper = float_below(box.lower), float_above(box.upper)
-    if inputs.norm in ("0", "inf"):  # of an l0 ball, where at most k entries differ, only the bounding box is used
-        return Region(lower.reshape(1, *shape), upper.reshape(1, *shape))
-    center = np.array([float(c) for c in inputs.center])
-    # The stored center is off by the rounding of each entry; in the l1 norm that bounds the shift in l2 as well.
-    shift = sum((abs(Fraction(f) - c) for f, c in zip(center.tolist(), inputs.center, strict=True)), Fraction(0))
+def _region(inputs: InputSet, shape: Shape, kind: type[np.floating[Any]], dtype: type[np.floating[Any]]) -> Region:
+    """kind: the model's floats, to which a box is widened."""
+    box = inputs if isinstance(inputs, Box) else inputs.bounding_box()
+    ends = box.floats(kind) if isinstance(inputs, Box) else (float_below(box.lower), float_above(box.upper))
+    lower, upper = below_in(ends[0], dtype).reshape(1, *shape), above_in(ends[1], dtype).reshape(1, *shape)
+    # Of an l0 ball, where at most k entries differ, only the bounding box is used.
+    if isinstance(inputs, Box) or inputs.norm in ("0", "inf"):
+        return Region(lower, upper)
+    ball = _rounded(inputs, dtype)
+    if ball is None:
+        return Region(lower, upper)
+    return Region(lower, upper, ball[0].reshape(1, *shape), ball[1], inputs.norm)
+
+
+def _rounded(ball: LpBall, dtype: type[np.floating[Any]]) -> tuple[np.ndarray, np.ndarray] | None:
+    """A center (n,) and a radius (1,) in floats: with the bounding box, all of the ball that lies in its clip box.
+
+    None where they are beyond all floats: the bounding box is all there is then. In l1 every point of the clip box is
+    as far from a center outside as from the point of the box that is nearest to it, and from there to the center: the
+    ball around that point, smaller by that, is the same set. In l2 it would be a larger one.
+    """
+    center, radius = ball.center, ball.radius
+    if ball.norm == "1":
+        center = ball.nearest
+        radius = radius - sum((abs(p - c) for p, c in zip(center, ball.center, strict=True)), Fraction(0))
     try:
-        radius = float_above([inputs.radius + shift])
-    except PropertyError:  # a radius beyond all floats: the clip box is all there is
-        return Region(lower.reshape(1, *shape), upper.reshape(1, *shape))
-    return Region(lower.reshape(1, *shape), upper.reshape(1, *shape), center.reshape(1, *shape), radius, inputs.norm)
+        with np.errstate(over="ignore", under="ignore"):
+            near = np.array([float(c) for c in center]).astype(dtype)
+        # The stored center is off by the rounding of each entry.
+        gaps = [abs(Fraction(f) - c) for f, c in zip(near.tolist(), center, strict=True)]
+        shift = sum(gaps, Fraction(0)) if ball.norm == "1" else root_above(sum((g * g for g in gaps), Fraction(0)))
+        return near, float_above([radius + shift], dtype)
+    except (OverflowError, PropertyError):
+        return None
+
+
+def member(query: Query) -> np.ndarray:
+    """An input of the query's (effective) set, (n_inputs,): exact, as fractions, for a ball."""
+    inputs = query.prop.input_set
+    if isinstance(inputs, Box):
+        lower, upper = inputs.floats(query.model.dtype)
+        return np.asarray(lower / 2 + upper / 2)
+    found = list(inputs.center)
+    if inputs.clip is not None:
+        ends = zip(found, inputs.clip.lower, inputs.clip.upper, strict=True)
+        found = [min(max(value, low), high) for value, low, high in ends]
+    return np.array(found, dtype=object)
 
 
 def magnitude(lower: Array, upper: Array) -> Array:

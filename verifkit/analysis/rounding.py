@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from verifkit.arrays import Array, epsilon, namespace, smallest_normal
 
 
@@ -32,3 +36,20 @@ def down(x: Array, ulps: int = 2) -> Array:
 def up(x: Array, ulps: int = 2) -> Array:
     """`x` moved up by a few units in the last place."""
     return x + (namespace(x).abs(x) * (2.0 * ulps * epsilon(x)) + tiny(x))
+
+
+def below_in(x: np.ndarray, dtype: np.dtype[Any] | type[np.floating[Any]]) -> np.ndarray:
+    """The largest floats of `dtype` that are <= x, minus infinity where there are only larger ones."""
+    return _directed(x, np.dtype(dtype), -np.inf)
+
+
+def above_in(x: np.ndarray, dtype: np.dtype[Any] | type[np.floating[Any]]) -> np.ndarray:
+    """The smallest floats of `dtype` that are >= x, infinity where there are only smaller ones."""
+    return _directed(x, np.dtype(dtype), np.inf)
+
+
+def _directed(x: np.ndarray, dtype: np.dtype[Any], direction: float) -> np.ndarray:
+    with np.errstate(over="ignore", under="ignore"):
+        near = np.asarray(x, dtype=dtype)
+        wrong = near > x if direction < 0 else near < x
+        return np.asarray(np.where(wrong, np.nextafter(near, dtype.type(direction), dtype=dtype), near))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
+from verifkit.analysis.rounding import above_in
 from verifkit.errors import PropertyError
 from verifkit.input_sets import float_above
 from verifkit.properties import Constraint, Property
@@ -18,7 +20,7 @@ class Rows:
 
     outputs (R, n_outputs) and inputs (R, n_inputs) are the nearest floats of the coefficients; output_error and
     input_error bound what that rounding changed; inputs and input_error are None where no row mentions an input.
-    bound (R,) is rounded up. disjunct (R,) numbers the disjunct of each row.
+    bound (R,), float64 whatever the coefficients are, is rounded up. disjunct (R,) numbers the disjunct of each row.
     """
 
     outputs: np.ndarray
@@ -29,6 +31,16 @@ class Rows:
     strict: np.ndarray
     disjunct: np.ndarray
     n_disjuncts: int
+
+    def held_in(self, dtype: np.dtype[Any]) -> Rows:
+        """The same rows with coefficients that are floats of `dtype`, what that rounds being part of the errors."""
+        if self.outputs.dtype == dtype:
+            return self
+        outputs, output_error = _rounded(self.outputs, self.output_error, dtype)
+        if self.inputs is None:
+            return replace(self, outputs=outputs, output_error=output_error)
+        inputs, input_error = _rounded(self.inputs, self.input_error, dtype)
+        return replace(self, outputs=outputs, inputs=inputs, output_error=output_error, input_error=input_error)
 
     def refuted_rows(self, lower: np.ndarray) -> np.ndarray:
         """Which rows (R,) can never be satisfied, given rigorous lower bounds (R,) on their left sides."""
@@ -72,6 +84,17 @@ def rows_of(prop: Property) -> Rows:
         np.array([number for number, _ in rows], dtype=np.int64),
         len(prop.unsafe),
     )
+
+
+def _rounded(
+    values: np.ndarray, error: np.ndarray | None, dtype: np.dtype[Any]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The nearest floats of `dtype`, and how far, rounded up, they may be from what `values` stand for."""
+    with np.errstate(over="ignore", under="ignore"):
+        near = values.astype(dtype)
+        gap = np.abs(values - near.astype(np.float64))
+        total = gap if error is None else np.where(gap > 0, np.nextafter(gap + error, np.inf), error)
+    return near, above_in(total, dtype) if total.any() else None
 
 
 def _in_range(row: Constraint) -> Constraint:

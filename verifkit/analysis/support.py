@@ -3,8 +3,9 @@
 Over a box it is attained at a corner, over a ball it is the dual norm's c . x0 - radius |c|_q. Over a ball that a box
 clips, c is split: c = p + s gives  min c . x  >=  (p . x0 - radius |p|_q) + min over the box of s . x  for *any* p.
 The optimal p belongs to a one-dimensional family. In l2, with  x(t) = clip(x0 - t c),  it is  p = (x0 - x(t)) / t  for
-the t at which |x(t) - x0| = radius; in l1, with entries filled up in the order of |c|, it is c cut off at the size of
-the entry with which the radius is spent. So a search for t costs tightness where it stops early, never soundness.
+the t at which |x(t) - x0| = radius, also where x0 lies outside the box; in l1, with entries filled up in the order of
+|c|, it is c cut off at the size of the entry with which the radius is spent, where x0 lies inside (`region` sees to
+that). So a search for t costs tightness where it stops early, never soundness.
 
 Sources: Zhang et al. 2018 (CROWN), corollary 3.3, for the dual norm; the split is Lagrangian duality (Boyd and
 Vandenberghe, "Convex Optimization", 2004, section 5.2).
@@ -44,18 +45,15 @@ def minimiser(coefficients: Array, region: Region) -> Array:
     low, high = region.lower[:, None, ...], region.upper[:, None, ...]
     if region.center is None or region.radius is None:
         return xp.where(coefficients > 0, low, high)
-    center, gaps = _gaps(coefficients, region)
     shape = coefficients.shape
     flat = xp.reshape(coefficients, (*shape[:2], -1))
+    downhill, least, most = _ways(flat, region)
     if region.norm == "1":
-        steps, _ = _filled(flat, gaps, region.radius)
-        moved = -xp.sign(flat) * steps
+        steps, _ = _filled(flat, xp.clip(most, 0.0, None), region.radius)
     else:
-        t = _step_length(flat, gaps, region.radius)
-        # An infinite step goes all the way to the box, but for entries without a slope: 0 * inf is NaN.
-        step = xp.where(flat == 0, xp.zeros_like(flat), t * xp.abs(flat))
-        moved = -xp.sign(flat) * xp.minimum(step, gaps)
-    return xp.minimum(xp.maximum(center + xp.reshape(moved, shape), low), high)
+        steps = _steps(flat, _step_length(flat, least, most, region.radius), least, most)
+    moved = xp.reshape(downhill * steps, shape)
+    return xp.minimum(xp.maximum(region.center[:, None, ...] + moved, low), high)
 
 
 def dot_box(coefficients: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
@@ -116,32 +114,33 @@ def _ball_parts(coefficients: Array, region: Region) -> list[Array]:
     xp = namespace(coefficients)
     assert region.radius is not None
     flat = xp.reshape(coefficients, (*coefficients.shape[:2], -1))
-    _, gaps = _gaps(coefficients, region)
+    downhill, least, most = _ways(flat, region)
     radius = region.radius[:, None, None]
-    if not bool(xp.any(gaps < radius)):
+    if not bool(xp.any(most < radius)):
         return [flat]
-    size = xp.abs(flat)
     if region.norm == "1":
-        _, level = _filled(flat, gaps, region.radius)
-        part = xp.sign(flat) * xp.minimum(size, level)
+        _, level = _filled(flat, xp.clip(most, 0.0, None), region.radius)
+        part = xp.sign(flat) * xp.minimum(xp.abs(flat), level)
     else:
-        t = _step_length(flat, gaps, region.radius)
+        t = _step_length(flat, least, most, region.radius)
         usable = xp.isfinite(t) & (t > 0)
-        part = xp.sign(flat) * xp.minimum(size, gaps / xp.where(usable, t, xp.ones_like(t)))
+        # Not steps / t, which would round where the box is out of reach: there it is the coefficient itself.
+        t = xp.where(usable, t, xp.ones_like(t))
+        part = -downhill * xp.minimum(xp.maximum(xp.abs(flat), least / t), most / t)
         part = xp.where(usable, part, xp.zeros_like(part))
     return [flat, xp.where(xp.isfinite(part), part, xp.zeros_like(part))]
 
 
-def _gaps(coefficients: Array, region: Region) -> tuple[Array, Array]:
-    """The center, and how far each entry can move from it, downhill, before it meets the box: (B, R, n), not < 0."""
-    xp = namespace(coefficients)
+def _ways(flat: Array, region: Region) -> tuple[Array, Array, Array]:
+    """Which way is downhill for each entry of the rows (B, R, n), 1 or -1, and how far that way from the center the box
+    begins and ends, all (B, R, n). Beginning is at most 0 and ending at least 0 for a center inside the box.
+    """
+    xp = namespace(flat)
     assert region.center is not None
-    batch = coefficients.shape[0]
-    center = region.center[:, None, ...]
-    flat = xp.reshape(coefficients, (*coefficients.shape[:2], -1))
-    low, high, middle = (xp.reshape(a, (batch, 1, -1)) for a in (region.lower, region.upper, region.center))
-    gaps = xp.where(flat > 0, middle - low, high - middle)
-    return center, xp.maximum(gaps, xp.zeros_like(gaps))
+    low, high, middle = (xp.reshape(a, (flat.shape[0], 1, -1)) for a in (region.lower, region.upper, region.center))
+    falls = flat > 0
+    downhill = xp.where(falls, -xp.ones_like(flat), xp.ones_like(flat))
+    return downhill, xp.where(falls, middle - high, low - middle), xp.where(falls, middle - low, high - middle)
 
 
 def _filled(flat: Array, gaps: Array, radius: Array) -> tuple[Array, Array]:
@@ -159,26 +158,40 @@ def _filled(flat: Array, gaps: Array, radius: Array) -> tuple[Array, Array]:
     return xp.take_along_axis(steps, back, axis=-1), level
 
 
-def _step_length(flat: Array, gaps: Array, radius: Array) -> Array:
-    """In l2: t (B, R, 1) with |min(t |c|, gaps)| = radius; infinite where the box lies inside the ball."""
+def _steps(flat: Array, t: Array, least: Array, most: Array) -> Array:
+    """How far each entry is downhill from the center in x(t), (B, R, n); t: (B, R, 1)."""
+    xp = namespace(flat)
+    # An infinite step goes all the way to the box, but for entries without a slope: 0 * inf is NaN.
+    step = xp.where(flat == 0, xp.zeros_like(flat), t * xp.abs(flat))
+    return xp.minimum(xp.maximum(step, least), most)
+
+
+def _step_length(flat: Array, least: Array, most: Array, radius: Array) -> Array:
+    """In l2: t (B, R, 1) with |x(t) - x0| = radius; infinite where the box lies inside the ball."""
     xp = namespace(flat)
     size = xp.abs(flat)
     target = radius[:, None, None]
     largest = xp.max(size, axis=-1, keepdims=True)
     usable = largest > 0
     size = size / xp.where(usable, largest, xp.ones_like(largest))
+
+    def short(t: Array) -> Array:
+        return xp.linalg.vector_norm(_steps(size, t, least, most), axis=-1, keepdims=True) < target
+
     length = xp.linalg.vector_norm(size, axis=-1, keepdims=True)
-    low = target / xp.where(usable, length, xp.ones_like(length))  # without the box: the least it can be
-    high = low
+    high = target / xp.where(usable, length, xp.ones_like(length))
+    # Without the box, or with one around the center, that is the least it can be.
+    outside = xp.any((least > 0) | (most < 0), axis=-1, keepdims=True)
+    low = xp.where(outside, xp.zeros_like(high), high)
     for _ in range(STEPS):
-        short = xp.linalg.vector_norm(xp.minimum(high * size, gaps), axis=-1, keepdims=True) < target
-        if not bool(xp.any(short)):
+        shorter = short(high)
+        if not bool(xp.any(shorter)):
             break
-        low, high = xp.where(short, high, low), xp.where(short, 2.0 * high, high)
-    inside = xp.linalg.vector_norm(xp.minimum(high * size, gaps), axis=-1, keepdims=True) < target
+        low, high = xp.where(shorter, high, low), xp.where(shorter, 2.0 * high, high)
+    inside = short(high)
     for _ in range(STEPS):
         middle = low / 2 + high / 2
-        short = xp.linalg.vector_norm(xp.minimum(middle * size, gaps), axis=-1, keepdims=True) < target
-        low, high = xp.where(short, middle, low), xp.where(short, high, middle)
+        shorter = short(middle)
+        low, high = xp.where(shorter, middle, low), xp.where(shorter, high, middle)
     t = high / xp.where(usable, largest, xp.ones_like(largest))
     return xp.where(inside | ~usable, xp.full_like(t, math.inf), t)

@@ -130,7 +130,7 @@ class WindowPass:
                     self._bias[index] = _View(_image(node.bias), frame)
                 # An activation above leaves nothing beyond its edges; a convolution above does.
                 if above in self._conv:
-                    self._inside[index] = _View(np.ones(node.shape[1:]), frame)
+                    self._inside[index] = _View(np.ones(node.shape[1:], dtype=conv.weight.dtype), frame)
                 frame = frame.through(conv)
             self._entries = max(self._entries, math.prod(frame.size) * int(node.shape[1]))
         low, high = _image(region.lower), _image(region.upper)
@@ -150,8 +150,9 @@ class WindowPass:
         channel, row, column = np.unravel_index(chosen, first.shape[1:])
         (stride_y, stride_x), ((pad_y, _), (pad_x, _)) = conv.strides, conv.pads
         windows = _Windows(sign * conv.weight[channel], row * stride_y - pad_y, column * stride_x - pad_x)
-        constant = np.zeros(chosen.size) if first.bias is None else sign * first.bias.reshape(-1)[chosen]
-        size, slack, steps = np.abs(constant), np.zeros(chosen.size), 1
+        none = np.zeros(chosen.size, dtype=conv.weight.dtype)  # in float64 it would hide how much float32 rounds
+        constant = none if first.bias is None else sign * first.bias.reshape(-1)[chosen]
+        size, slack, steps = np.abs(constant), none, 1
         for index in self.chain[1:]:
             if index in self._conv:
                 windows, value, lost = self._through_conv(index, windows)
@@ -167,7 +168,8 @@ class WindowPass:
         """A positive coefficient takes the line below, a negative one the line above."""
         low_slope, low_offset, high_slope, high_offset = self._lines[index]
         c, count = windows.coefficients, windows.coefficients[0].size
-        pulled, value, size = np.zeros_like(c), np.zeros(c.shape[0]), np.zeros(c.shape[0])
+        none = np.zeros(c.shape[0], dtype=c.dtype)
+        pulled, value, size = np.zeros_like(c), none, none
         for part, slope, offset in (
             (np.maximum(c, 0.0), low_slope, low_offset),
             (np.minimum(c, 0.0), high_slope, high_offset),
@@ -188,7 +190,7 @@ class WindowPass:
         conv, c = self._conv[index], windows.coefficients
         if index in self._inside:
             c = c * self._inside[index].at(windows)
-        bias, value = self._bias.get(index), np.zeros(c.shape[0])
+        bias, value = self._bias.get(index), np.zeros(c.shape[0], dtype=c.dtype)
         if bias is not None:
             value = _dots(c, bias.at(windows))
         rows, channels, height, width = c.shape
@@ -197,7 +199,8 @@ class WindowPass:
         flat = c.transpose(0, 2, 3, 1).reshape(-1, channels)
         spread = (flat @ conv.weight.reshape(channels, -1)).reshape(rows, height, width, into, kernel_y, kernel_x)
         spread = spread.transpose(4, 5, 0, 3, 1, 2)
-        pulled = np.zeros((rows, into, (height - 1) * stride_y + kernel_y, (width - 1) * stride_x + kernel_x))
+        below = (height - 1) * stride_y + kernel_y, (width - 1) * stride_x + kernel_x
+        pulled = np.zeros((rows, into, *below), dtype=c.dtype)
         for y in range(kernel_y):
             for x in range(kernel_x):
                 rows_y = slice(y, y + (height - 1) * stride_y + 1, stride_y)

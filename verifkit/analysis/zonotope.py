@@ -23,7 +23,7 @@ from verifkit.analysis.readers import Kinks, readers, undecided
 from verifkit.analysis.region import Region
 from verifkit.analysis.relaxation import Relaxation
 from verifkit.analysis.rows import Rows
-from verifkit.arrays import Array, like, namespace
+from verifkit.arrays import Array, float_type, like, namespace
 from verifkit.budget import Clock
 from verifkit.evidence import Lines, Planes
 from verifkit.functions import ScalarFunction
@@ -61,6 +61,7 @@ class ZonotopeAnalysis:
 
 def row_forms(rows: Rows, inputs: Forms, outputs: Forms, reach: Array) -> Forms:
     """The forms (B, R) of the rows' left sides, with the stored coefficients."""
+    rows = rows.held_in(float_type(outputs.center))
     maps, parents = [Dense(like(rows.outputs, outputs.center))], [outputs.flat]
     if rows.inputs is not None:
         maps.append(Dense(like(rows.inputs, outputs.center)))

@@ -13,6 +13,12 @@ from verifkit.bench.scores import certified_radius, misclassified
 Row = dict[str, Any]
 WIDTH, HEIGHT = 640, 260
 """Of a chart's plot area, in pixels."""
+COLOURS, DASHES, SHAPES = 6, 4, 5
+"""How many there are of each on the page: its style sheet and marker shapes are numbered as here."""
+APART = 19.0
+"""Pixels between the centers of two markers that do not cover each other."""
+NESTED = 3
+"""A curve that others cover is drawn wider, by this many of them at most."""
 
 
 def step_chart(rows: Sequence[Row], lines: Sequence[Row], order: Sequence[str]) -> Row | None:
@@ -31,16 +37,44 @@ def step_chart(rows: Sequence[Row], lines: Sequence[Row], order: Sequence[str]) 
     right = max(ends) * 1.08
     tick = _round_step(right)
     ticks = [(round(k * tick, 12), round(k * tick / right * WIDTH, 1)) for k in range(int(right / tick) + 1)]
-    curves = []
-    for group, points in steps.items():
-        if not points or group not in kinds:
-            continue
+    curves: list[Row] = []
+    drawn = {group: points for group, points in steps.items() if points and group in kinds}
+    for group, points in drawn.items():
         place = order.index(group[1])
-        path, mark = _path(points, right, 0.3 + 0.6 * (place % 4) / 4)
-        style = {"falsifier": "attack", "probabilistic": "probabilistic"}.get(kinds[group], "deterministic")
-        label = {"number": place + 1, "colour": place % 6, "style": style, "verifier": group[1], "subject": group[0]}
+        path, _ = _path(points, right, 0.5)
+        label = {"number": place + 1, **look(place, kinds[group]), "verifier": group[1], "subject": group[0]}
+        others = [_corners(other, right) for name, other in drawn.items() if name != group]
+        along = {k: _path(points, right, k / 20)[1] for k in range(2, 20)}
+        places = sorted((_shared(mark, others), abs(k - 10), mark) for k, mark in along.items())
+        mark = _free([mark for *_, mark in places], [c["mark"] for c in curves])
         curves.append({**label, "path": path, "mark": mark})
+    for k, curve in enumerate(curves):
+        curve["wider"] = min(NESTED, sum(other["path"] == curve["path"] for other in curves[k + 1 :]))
     return {"curves": curves, "ticks": ticks}
+
+
+def look(place: int, kind: str) -> Row:
+    """Colour, dash and marker of the verifier at that place: no two of the first hundred and twenty share all three.
+
+    Verifiers next to each other differ in colour, those of one colour in marker and dash. The kind chooses the sort of
+    dash: long strokes for certificates, short ones where a certificate may be wrong by chance, dots for attacks.
+    """
+    style = {"falsifier": "attack", "probabilistic": "probabilistic"}.get(kind, "deterministic")
+    turn = place // COLOURS
+    return {"style": style, "colour": place % COLOURS, "dash": turn % DASHES, "shape": turn % SHAPES}
+
+
+def _free(places: Sequence[tuple[float, int]], taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The first of the places on a curve where a marker covers none that is there; above or below one if all do."""
+    for x, y in places:
+        if all(math.hypot(x - a, y - b) >= APART for a, b in taken):
+            return x, y
+    x, y = places[0]
+    for step in range(1, 2 * len(taken) + 2):
+        shift = (step + 1) // 2 * APART * (1 if step % 2 else -1)
+        if 0 <= y + shift <= HEIGHT and all(math.hypot(x - a, y + shift - b) >= APART for a, b in taken):
+            return x, y + shift
+    return x, y
 
 
 def _steps(rows: Sequence[Row]) -> list[tuple[float, float]]:
@@ -71,9 +105,7 @@ def _steps_at_radii(lines: Sequence[Row]) -> list[tuple[float, float]]:
 
 def _path(points: Sequence[tuple[float, float]], right: float, at: float) -> tuple[str, tuple[float, int]]:
     """SVG path of a step curve on whole pixels (short, however many rows), and where along it its number stands."""
-    corners: dict[int, float] = {}
-    for radius, share in points:
-        corners.setdefault(round(min(radius, right) / right * WIDTH), share)
+    corners = _corners(points, right)
     goal = at * max((x for x, share in corners.items() if share > 0), default=WIDTH)
     path, height = "", -1
     for x, share in corners.items():
@@ -86,6 +118,21 @@ def _path(points: Sequence[tuple[float, float]], right: float, at: float) -> tup
         path += f"H{x}"
     marked = next(share for x, share in corners.items() if x >= min(goal, max(corners)))
     return path, (round(goal, 1), round((1 - marked) * HEIGHT))
+
+
+def _corners(points: Sequence[tuple[float, float]], right: float) -> dict[int, float]:
+    """The share up to each pixel column where it changes."""
+    corners: dict[int, float] = {}
+    for radius, share in points:
+        corners.setdefault(round(min(radius, right) / right * WIDTH), share)
+    return corners
+
+
+def _shared(mark: tuple[float, float], others: Sequence[dict[int, float]]) -> int:
+    """How many of the other curves go through a marker's place, or by it so near that it could be theirs."""
+    at, height = mark
+    ends = ((next((s for x, s in corners.items() if x >= at), 0.0)) for corners in others)
+    return sum(abs((1 - share) * HEIGHT - height) < APART / 2 for share in ends)
 
 
 def _round_step(right: float) -> float:

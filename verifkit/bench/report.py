@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ OPEN_UP_TO = 40
 """Longer tables of instances start folded."""
 LISTED = 100
 """Contradictions, failures, and models with tables of their own, at most."""
+NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]*\w)")
+"""In a message: a number that is no part of a name."""
 STANDINGS = ("certified", "smaller", "falsified", "misclassified", *REASONS, "other")
 """Where an input can stand at a radius: the columns of the table of certified accuracy that add up to its rows."""
 
@@ -220,20 +223,23 @@ def _cell(row: Row) -> Row:
 
 
 def _failures(rows: Sequence[Row]) -> list[Row]:
-    """What went wrong and why, alike messages together, the most frequent first."""
+    """What went wrong and why, messages that differ in their numbers alone together, the most frequent first."""
     poor = [r for r in rows if r["verdict"] not in ("HOLDS", "VIOLATED") and (r["detail"] or r["output"])]
-    groups = grouped(poor, "method", "reason", "detail")
-    lines = [
-        {
-            "verifier": method,
-            "reason": reason,
-            "detail": detail if len(detail) <= 500 else f"{detail[:500]} …",
-            "count": len(own),
-            "example": own[0]["instance"],
-            "output": next((r["output"][-1000:] for r in own if r["output"]), ""),
-        }
-        for (method, reason, detail), own in groups.items()
-    ]
+    groups = grouped([{**r, "message": NUMBER.sub("#", r["detail"])} for r in poor], "method", "reason", "message")
+    lines = []
+    for (method, reason, _), own in groups.items():
+        detail = own[0]["detail"]
+        lines.append(
+            {
+                "verifier": method,
+                "reason": reason,
+                "detail": detail if len(detail) <= 500 else f"{detail[:500]} …",
+                "varies": any(r["detail"] != detail for r in own),
+                "count": len(own),
+                "example": own[0]["instance"],
+                "output": next((r["output"][-1000:] for r in own if r["output"]), ""),
+            }
+        )
     return sorted(lines, key=lambda line: -line["count"])
 
 

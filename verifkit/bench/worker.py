@@ -127,7 +127,8 @@ def _ask_radius(
     verifier: Verifier, question: RadiusQuestion, model: Model, budget: Budget, seed: int
 ) -> dict[str, Any]:
     # A suite lists its falsifiers as rows of their own: no attack beside, but for a complete method to start from.
-    complete = verifier.capabilities.kinds.get(question.norm) is Kind.COMPLETE
+    kind = verifier.capabilities.kinds.get(question.norm)
+    complete, proving = kind is Kind.COMPLETE, kind is not Kind.FALSIFIER
     radius = verifier.radius(question.family(model), budget=budget, seed=seed, attack=complete)
     certified = None if radius.certified is None else radius.certified.value
     falsified = None if radius.falsified is None else radius.falsified.value
@@ -139,7 +140,7 @@ def _ask_radius(
     proof = radius.certified.result if radius.certified and certified else None
     attack = radius.falsified.result if radius.falsified else None
     spoken = proof or attack
-    reason, detail = (None, "") if verdict is not Verdict.UNKNOWN else _undecided(radius)
+    reason, detail = (None, "") if verdict is not Verdict.UNKNOWN else _undecided(radius, proving=proving)
     words = {Verdict.HOLDS: "unsat", Verdict.VIOLATED: "sat"}
     fallback = str(reason) if reason in (Reason.TIMEOUT, Reason.ERROR) else "unknown"
     return {
@@ -159,12 +160,18 @@ def _ask_radius(
 _NOTHING: Mapping[str, Any] = {"guarantee": None, "counts": None, "statistics": {}}
 
 
-def _undecided(radius: Radius) -> tuple[Reason, str]:
+def _undecided(radius: Radius, *, proving: bool) -> tuple[Reason, str]:
     """Why nothing above 0 is certified: the reason at the smallest radius tried, or that none could be tried."""
     if radius.undecided:
         return min(radius.undecided, key=lambda tried: tried[0])[1], ""
+    if radius.falsified is not None and not proving:
+        return Reason.INCOMPLETE, "a method that only looks for violations certifies no radius; it found a violation"
     if radius.falsified is not None:
-        return Reason.INCOMPLETE, "the search stopped above every radius that holds"
+        least = f"{radius.falsified.value:.6g}"
+        return (
+            Reason.INCOMPLETE,
+            f"every radius that was tried, down to {least}, is violated; smaller ones were not tried",
+        )
     return Reason.TIMEOUT, "no radius could be tried in time"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from verifkit.budget import Budget
 from verifkit.capabilities import Capabilities
-from verifkit.errors import VerifkitError
+from verifkit.errors import OptionError, VerifkitError
 from verifkit.evidence import SampleCounts, Witness
 from verifkit.input_sets import Box
 from verifkit.io.onnx import load_model
@@ -28,10 +30,28 @@ def ask(
 ) -> Result:
     """Loads the files and puts the question; raises `VerifkitError` for a user's mistake.
 
-    Loading counts against the time limit only in the process around: the verifier gets all of the limits.
+    The verifier gets what loading leaves of the time, so that it ends by itself before the process around ends it.
     """
+    start = time.monotonic()
     chosen = create(verifier, options)
-    return chosen.verify(question(model, spec, chosen), budget=limits, seed=seed)
+    query = question(model, spec, chosen)
+    if limits.seconds is not None:
+        limits = replace(limits, seconds=max(limits.seconds - (time.monotonic() - start), 1e-3))
+    return chosen.verify(query, budget=limits, seed=seed)
+
+
+def with_trace(verifier: str, options: Mapping[str, str], file: str | None) -> dict[str, str]:
+    """The options with `file`, emptied first, for the steps; raises `OptionError` for a verifier that shows none."""
+    if file is None:
+        return dict(options)
+    if "trace" not in create(verifier).options():
+        raise OptionError(f"verifier '{verifier}' does not show its steps: --trace is for one with the option 'trace'")
+    try:
+        with open(file, "w", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise OptionError(f"the trace '{file}' cannot be written: {error.strerror}") from None
+    return {**options, "trace": file}
 
 
 def question(model: str, spec: str, chosen: Verifier) -> Query:

@@ -66,13 +66,16 @@ def _with(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 @click.command()
 @click.argument("model", type=click.Path())
 @click.argument("spec", type=click.Path())
-@_with(*_verifier("auto"), *_LIMITS)
+@_with(*_verifier("auto"))
+@click.option("--trace", type=click.Path(), metavar="FILE", help="Write every step to FILE (reluplex).")
+@_with(*_LIMITS)
 def verify(
     model: str,
     spec: str,
     verifier: str,
     options: tuple[str, ...],
     seed: int,
+    trace: str | None,
     timeout: float | None,
     memory: float | None,
     as_json: bool,
@@ -82,8 +85,8 @@ def verify(
     The first line is unsat (the property holds), sat (a counterexample was found and replayed), unknown, timeout or
     error.
     """
-    limits = _limits(timeout, memory)
-    _supervise(partial(_verify, model, spec, verifier, parse_options(options), limits, seed), limits, as_json)
+    limits, chosen = _limits(timeout, memory), parse_options(options)
+    _supervise(partial(_verify, model, spec, verifier, chosen, limits, seed, trace), limits, as_json)
 
 
 @click.command()
@@ -162,10 +165,12 @@ Said = tuple[int, str, dict[str, Any]]
 """Exit status, the answer as text, the answer as a JSON object."""
 
 
-def _verify(model: str, spec: str, verifier: str, options: dict[str, str], limits: Budget, seed: int) -> Said:
-    from verifkit.cli.answers import answer_text, ask
+def _verify(
+    model: str, spec: str, verifier: str, options: dict[str, str], limits: Budget, seed: int, trace: str | None
+) -> Said:
+    from verifkit.cli.answers import answer_text, ask, with_trace
 
-    result = ask(model, spec, verifier, options, limits, seed)
+    result = ask(model, spec, verifier, with_trace(verifier, options, trace), limits, seed)
     status = DEFINITE if result.word in ("sat", "unsat") else FAILURE if result.word == "error" else UNDECIDED
     return status, answer_text(result), result.to_json()
 

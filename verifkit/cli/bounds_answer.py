@@ -105,10 +105,12 @@ def ask_bounds(
     chosen = create(verifier, options)
     query = question(model, spec, chosen)
     clock = Clock(limits)
-    takes = chosen.capabilities.refusal(query) is None
-    if takes and chosen.capabilities.kinds[query.norm] is not Kind.INCOMPLETE:  # it would work, and for nothing
+    refusal = chosen.capabilities.refusal(query)
+    takes = refusal is None
+    if refusal is not None or chosen.capabilities.kinds[query.norm] is not Kind.INCOMPLETE:  # it would work for nothing
+        why = _others(chosen, query) if refusal is None else f"{chosen.name}: {refusal}; {_who(chosen, query)}"
         result = Result(
-            verdict=Verdict.UNKNOWN, reason=Reason.UNSUPPORTED, detail=_others(chosen, query), guarantee=None,
+            verdict=Verdict.UNKNOWN, reason=Reason.UNSUPPORTED, detail=why, guarantee=None,
             evidence=None, verifier=chosen.name, query_digest=query.digest, seed=seed, wall_seconds=0.0,
             cpu_seconds=0.0,
         )  # fmt: skip
@@ -128,9 +130,14 @@ def ask_bounds(
 
 def _others(chosen: Verifier, query: Query) -> str:
     """That a verifier bounds no layers, and who does."""
+    return f"{chosen.name} gives no bounds of layers; {_who(chosen, query)}"
+
+
+def _who(chosen: Verifier, query: Query) -> str:
+    """Which verifiers bound the layers of this question."""
     names = [n for n in able(query) if n != chosen.name]
     who = [n for n in names if set(verifier_class(n).capabilities.kinds.values()) == {Kind.INCOMPLETE}]
-    return f"{chosen.name} gives no bounds of layers; ask {', '.join(who) or 'an incomplete verifier'}"
+    return f"ask {', '.join(who)}" if who else "no installed verifier bounds its layers"
 
 
 def _row(layer: Layer) -> tuple[str, ...]:

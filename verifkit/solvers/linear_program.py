@@ -17,7 +17,8 @@ import numpy as np
 
 from verifkit.analysis.encoding import Sparse
 from verifkit.budget import Clock
-from verifkit.solvers.highs import DROPPED, quiet_solver
+from verifkit.solvers.highs import quiet_solver
+from verifkit.solvers.mixed_program import DROPPED
 
 TOLERANCE = 1e-9
 """Primal and dual feasibility: how near the bound from the dual values comes to the optimum."""
@@ -28,10 +29,14 @@ DUAL, PRIMAL = 1, 4
 
 @dataclass(frozen=True, eq=False)
 class Duals:
-    """rows, columns: each row's dual value and each column's reduced cost, >= 0 at a lower end and <= 0 at an upper."""
+    """rows, columns: each row's dual value and each column's reduced cost, >= 0 at a lower end and <= 0 at an upper.
+
+    values: the columns, as the solver leaves them.
+    """
 
     rows: np.ndarray
     columns: np.ndarray
+    values: np.ndarray
 
 
 class LinearProgram:
@@ -89,7 +94,7 @@ class LinearProgram:
         solution = self._solver.getSolution()
         if not solution.dual_valid:
             return None
-        return Duals(np.array(solution.row_dual), np.array(solution.col_dual))
+        return Duals(np.array(solution.row_dual), np.array(solution.col_dual), np.array(solution.col_value))
 
     def _keep(self, status: Any) -> None:
         """A program that the solver did not take as it is must not be solved: its indices are no longer ours."""

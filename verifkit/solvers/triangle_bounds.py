@@ -18,7 +18,7 @@ from verifkit.analysis.ranges import all_finite
 from verifkit.analysis.relaxation import Relaxation
 from verifkit.analysis.rows import Rows
 from verifkit.analysis.triangle import RowLines, row_lines, safe_bounds, triangles
-from verifkit.budget import Clock
+from verifkit.budget import BudgetExhausted, Clock
 from verifkit.functions import ScalarFunction
 from verifkit.ops import Activation
 from verifkit.solvers.triangle_program import TriangleProgram
@@ -42,17 +42,32 @@ def property_bounds(analysis: LinearAnalysis, rows: Rows, clock: Clock) -> tuple
 
 
 def tightened(
-    analysis: LinearAnalysis, relaxations: Mapping[type[ScalarFunction], Relaxation], clock: Clock
+    analysis: LinearAnalysis,
+    relaxations: Mapping[type[ScalarFunction], Relaxation],
+    clock: Clock,
+    *,
+    partly: bool = False,
 ) -> LinearAnalysis:
     """The analysis with the bounds of every unstable unit by two linear programs, layer by layer.
 
     One program grows with the layers, each with the bounds that were found before; only its objective changes from unit
     to unit. A backward pass comes first, and a unit that is stable then, or after one program, needs no more.
-    relaxations: where the lines come from. Otherwise as `property_bounds`.
+    relaxations: where the lines come from. partly: where the time is up, what was found until then is returned, and
+    the other nodes keep their bounds. Otherwise as `property_bounds`.
     """
     current = replace(analysis, bounds=list(analysis.bounds), lines=dict(analysis.lines), compact=None)
+    try:
+        _tighten_all(current, relaxations, clock)
+    except BudgetExhausted:
+        if not partly:
+            raise
+    return current
+
+
+def _tighten_all(current: LinearAnalysis, relaxations: Mapping[type[ScalarFunction], Relaxation], clock: Clock) -> None:
+    """Improves the bounds of every node in place: at any moment they are sound."""
     network, signs = current.network, needs_signs(current.network)
-    read = {network.nodes[k].parents[0] for k in triangles(analysis)}
+    read = {network.nodes[k].parents[0] for k in triangles(current)}
     program = TriangleProgram(current)
     with np.errstate(all="ignore"):
         for index, node in enumerate(network.nodes[1:], 1):
@@ -65,7 +80,6 @@ def tightened(
                 lines = relaxations[type(node.function)](node.function, *parents[0])
                 if all_finite(lines.lower_offset, lines.upper_offset):
                     current.lines[index] = lines
-    return current
 
 
 def _tighten(analysis: LinearAnalysis, program: TriangleProgram, index: int, clock: Clock) -> None:

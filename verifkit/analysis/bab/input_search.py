@@ -6,19 +6,17 @@ memory stays bounded. In every round the most promising points are moved downhil
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
-from verifkit.analysis.box_examination import Bounded, Disjuncts
-from verifkit.analysis.box_workers import BoxWorkers
-from verifkit.analysis.chain import Chain
-from verifkit.analysis.chain_bounds import ChainBounds
-from verifkit.analysis.region import region_of
-from verifkit.analysis.rows import Rows
+from verifkit.analysis.bab.box_examination import Bounded, Disjuncts, examine
+from verifkit.analysis.bab.chain import Chain
+from verifkit.analysis.bab.chain_attack import CLOSE, ChainAttack
+from verifkit.analysis.bab.chain_bounds import ChainBounds
+from verifkit.analysis.bab.workers import Workers
 from verifkit.budget import Clock
-from verifkit.confirm import confirm
 from verifkit.evidence import BoxTree
 from verifkit.query import Query
 from verifkit.result import Arithmetic, Guarantee, Outcome, Reason
@@ -29,21 +27,18 @@ MANY = 2**15
 KEPT = 2**19
 """Boxes of which the evidence is kept; a search with more of them ends without."""
 
-CLOSE = 1e-7
-"""A box whose margin lies this close to 0 on both sides, relative to 1 + the largest output, is set aside."""
-
 STALLED = 4000
 """Boxes examined after a point as close as that was found, after which the search gives up: a whole face of the unsafe
 set may touch what the network reaches, and bisection never ends there."""
-
-POINTS, STEPS = 16, 10
-"""How many points are moved downhill in a round, and how far."""
 
 ROUND = 4e8
 """Products that one process makes in a round, at most, so that a time limit is seen in time."""
 
 ALONE = 0.25
 """Seconds that one process searches alone before it calls others to help."""
+
+FEWEST = 32
+"""Boxes that a helper's share must have to be worth sending."""
 
 
 @dataclass(eq=False)
@@ -110,22 +105,27 @@ class _Tree:
 
 
 class InputSearch:
-    """One search; `run` it once."""
+    """One search; `run` it once.
 
-    def __init__(self, query: Query, chain: Chain, rows: Rows, clock: Clock, *, batch: int, processes: int) -> None:
-        self.query, self.chain, self.rows, self.clock = query, chain, rows, clock
-        self.bounds, self.disjuncts = ChainBounds(chain), Disjuncts.of(rows)
+    query: as of `ChainAttack`. batch: boxes examined at a time. processes: how many share the work.
+    """
+
+    def __init__(
+        self, query: Query | None, chain: Chain, disjuncts: Disjuncts, clock: Clock, *, batch: int, processes: int
+    ) -> None:
+        self.chain, self.disjuncts, self.clock = chain, disjuncts, clock
+        self.bounds = ChainBounds(chain)
         self.batch, self.processes = int(max(1, min(batch, ROUND / self.bounds.work))), processes
-        self.tree, self.examined, self.tied, self.least = _Tree(), 0, 0, np.inf
-        self.tried, self.touched = np.inf, -1
+        self.attack = ChainAttack(query, chain, self.disjuncts, self.bounds.matrices)
+        self.tree, self.examined, self.tied, self.touched = _Tree(), 0, 0, -1
         self.proved = np.inf  # the least margin of the boxes set aside as ties
-        self.fixed = region_of(query).lower.reshape(-1)
 
     def run(self, nodes: int | None) -> Outcome:
         """HOLDS, VIOLATED, or what stayed open when time or nodes ran out."""
         start = np.array([-np.inf])
         boxes = _Open(self.chain.lower[None], self.chain.upper[None], start, np.zeros(1, dtype=np.int64))
-        with BoxWorkers(self.bounds, self.disjuncts) as workers:
+        work = partial(examine, self.bounds, self.disjuncts)
+        with Workers(work, Bounded.joined, fewest=FEWEST, processes=self.processes) as workers:
             while len(boxes):
                 if self.clock.remaining <= 0:
                     return self._undecided(boxes, Reason.TIMEOUT, "time ran out")
@@ -135,14 +135,17 @@ class InputSearch:
                     why = f"a point within {CLOSE:g} of unsafe, and no end of boxes around it"
                     return self._undecided(boxes, Reason.UNCONFIRMED, why)
                 if self.clock.elapsed > ALONE and len(boxes) > self.batch:
-                    workers.start(self.processes - 1)
-                now, boxes = boxes.taken(self.batch * (1 + workers.count))
+                    workers.start()
+                now, boxes = boxes.taken(self.batch * workers.processes)
                 self.examined += len(now)
-                found = workers.examine(now.lower, now.upper)
+                found = workers.apply(now.lower, now.upper)
                 if not found.place.size:
                     continue
-                values = self._values(found.tries.reshape(-1, found.tries.shape[2]))
-                witness = self._attacked(found, self._loss(values))
+                points = found.tries.reshape(-1, found.tries.shape[2])
+                values = self.attack.values(points)
+                witness = self.attack.near(points, self.attack.loss(values))
+                if self.touched < 0 and self.attack.touched:
+                    self.touched = self.examined
                 if witness is not None:
                     return Outcome.violated(witness, statistics=self._statistics())
                 boxes = boxes.joined(self._halves(now, found, values[1::2]))
@@ -163,7 +166,7 @@ class InputSearch:
         low, high = found.lower[each, found.dim], found.upper[each, found.dim]
         at = low / 2 + high / 2
         scale = CLOSE * (1.0 + np.abs(y).max(axis=1))
-        tied = ((found.margin >= -scale) & (self._loss(y) <= scale)) | ~((low < at) & (at < high))
+        tied = ((found.margin >= -scale) & (self.attack.loss(y) <= scale)) | ~((low < at) & (at < high))
         self.tied += int(tied.sum())
         self.proved = min(self.proved, float(found.margin[tied].min(initial=np.inf)))
         keep = np.flatnonzero(~tied)
@@ -180,64 +183,8 @@ class InputSearch:
             np.concatenate([first, first + 1]),
         )
 
-    def _values(self, x: np.ndarray) -> np.ndarray:
-        """The rows less their bounds at points (P, n): (P, R)."""
-        return list(self._forward(x))[-1]
-
-    def _loss(self, values: np.ndarray) -> np.ndarray:
-        """(P,): at or below 0 the point is unsafe."""
-        return np.asarray(values[:, self.disjuncts.rows].max(axis=2).min(axis=1))
-
-    def _forward(self, x: np.ndarray) -> Iterator[np.ndarray]:
-        h = x
-        for layer in self.chain.layers[:-1]:
-            z = h @ layer.weight.T + layer.bias
-            yield z
-            h = np.maximum(z, 0.0) if layer.relu else z
-        last = self.chain.layers[-1]
-        y = h @ last.weight.T + last.bias
-        yield y if self.chain.coupling is None else y + x @ self.chain.coupling.T
-
-    def _attacked(self, found: Bounded, loss: np.ndarray) -> np.ndarray | None:
-        """A confirmed witness near the points to try, of that loss, if a few steps downhill lead to one."""
-        x = found.tries.reshape(-1, found.tries.shape[2])
-        x = x[np.argsort(loss, kind="stable")[:POINTS]]
-        half = (self.chain.upper - self.chain.lower) / 2
-        for step in range(STEPS + 1):
-            values = list(self._forward(x))
-            by_disjunct = values[-1][:, self.disjuncts.rows].max(axis=2)
-            loss = by_disjunct.min(axis=1)
-            best = int(np.argmin(loss))
-            self.least = min(self.least, float(loss[best]))
-            if self.touched < 0 and loss[best] <= CLOSE * (1.0 + float(np.abs(values[-1][best]).max())):
-                self.touched = self.examined
-            if loss[best] <= 0 and loss[best] < self.tried:
-                point = self.fixed.copy()
-                point[self.chain.inputs] = x[best]
-                if confirm(self.query, point) is not None:
-                    return np.asarray(point)
-                self.tried = float(loss[best])  # what fails to replay is tried again only where it is clearer
-            if step == STEPS:
-                break
-            gradient = self._gradient(values, by_disjunct.argmin(axis=1)) * half
-            size = np.maximum((gradient * gradient).sum(axis=1), 1e-300)
-            # As far as a linear function would have to go, and a little: the violation should be clear.
-            length = (loss + 1e-6 * np.abs(loss)) / size
-            x = np.clip(x - length[:, None] * gradient * half, self.chain.lower, self.chain.upper)
-        return None
-
-    def _gradient(self, values: list[np.ndarray], disjunct: np.ndarray) -> np.ndarray:
-        """Of the largest row of each point's disjunct, (P, n)."""
-        rows = self.disjuncts.rows[disjunct]
-        each = np.arange(rows.shape[0])
-        row = rows[each, values[-1][each[:, None], rows].argmax(axis=1)]
-        gradient: np.ndarray = self.chain.layers[-1].weight[row]
-        for layer, z in zip(self.chain.layers[-2::-1], values[-2::-1], strict=True):
-            gradient = (gradient * (z > 0) if layer.relu else gradient) @ layer.weight
-        return gradient if self.chain.coupling is None else gradient + self.chain.coupling[row]
-
     def _statistics(self) -> dict[str, float | int | str]:
-        return {"boxes": self.examined, "least violation tried": self.least}
+        return {"boxes": self.examined, "least violation tried": self.attack.least}
 
     def _undecided(self, boxes: _Open, reason: Reason, why: str) -> Outcome:
         margin = min(self.proved, float(boxes.margin.min()))

@@ -1,36 +1,48 @@
-"""Processes that help to examine boxes: each takes its share of a batch, in step with the others.
+"""Processes that share the work on batches: each takes its share of a batch, in step with the others.
 
 In step, so that a search goes the same way however long a share takes. A helper is forked from the searching process,
-knows the chain already, and ends when its pipe does.
+knows what it has computed already, and ends when its pipe does.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import TracebackType
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from verifkit.analysis.box_examination import Bounded, Disjuncts, examine
-from verifkit.analysis.chain_bounds import ChainBounds
-
-FEWEST = 32
-"""Boxes that a helper's share must have to be worth sending."""
+R = TypeVar("R")
 
 
-class BoxWorkers:
-    """Examines batches, alone until `start`."""
+class Workers(Generic[R]):
+    """Applies `work` to batches of entries, given as arrays with an entry each, alone until `start`.
 
-    def __init__(self, bounds: ChainBounds, disjuncts: Disjuncts) -> None:
-        self.bounds, self.disjuncts = bounds, disjuncts
+    join: the results of consecutive shares of a batch as one, with where each share began. fewest: entries that a
+    share must have to be worth sending. processes: how many there are to be, this one included; 1 where the system
+    cannot fork. A batch should be as large from the start as suits all of them: when helpers come, and whether they
+    stay, depends on time, and must not lead a search another way.
+    """
+
+    def __init__(
+        self,
+        work: Callable[..., R],
+        join: Callable[[Sequence[R], Sequence[int]], R],
+        *,
+        fewest: int,
+        processes: int,
+    ) -> None:
+        self.work, self.join, self.fewest = work, join, fewest
+        self.processes = processes if hasattr(os, "fork") else 1
         self._pipes: list[Connection] = []
         self._children: list[int] = []
         self._asked = False
 
-    def __enter__(self) -> BoxWorkers:
+    def __enter__(self) -> Workers[R]:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -45,12 +57,12 @@ class BoxWorkers:
         """Helpers besides this process."""
         return len(self._pipes)
 
-    def start(self, helpers: int) -> None:
-        """Forks helpers, the first time only; none where the system cannot fork."""
-        if self._asked or helpers < 1 or not hasattr(os, "fork"):
+    def start(self) -> None:
+        """Forks the helpers, the first time only."""
+        if self._asked:
             return
         self._asked = True
-        for _ in range(helpers):
+        for _ in range(self.processes - 1):
             here, there = multiprocessing.Pipe()
             child = os.fork()
             if child == 0:
@@ -69,25 +81,26 @@ class BoxWorkers:
     def _serve(self, pipe: Connection) -> None:
         while True:
             try:
-                lower, upper = pipe.recv()
+                share = pipe.recv()
             except EOFError:
                 return
             with np.errstate(all="ignore"):
-                pipe.send(examine(self.bounds, self.disjuncts, lower, upper))
+                pipe.send(self.work(*share))
 
-    def examine(self, lower: np.ndarray, upper: np.ndarray) -> Bounded:
-        """What `examine` says of boxes (B, n)."""
-        parts = min(1 + len(self._pipes), max(1, lower.shape[0] // FEWEST))
-        shares = np.array_split(np.arange(lower.shape[0]), parts)
+    def apply(self, *batch: np.ndarray) -> R:
+        """What `work` says of a batch."""
+        count = batch[0].shape[0]
+        parts = min(1 + len(self._pipes), max(1, count // self.fewest))
+        shares = np.array_split(np.arange(count), parts)
         for pipe, share in zip(self._pipes, shares[1:], strict=False):
             with suppress(OSError):  # it may have been killed: seen below
-                pipe.send((lower[share], upper[share]))
-        found = [examine(self.bounds, self.disjuncts, lower[shares[0]], upper[shares[0]])]
+                pipe.send(tuple(array[share] for array in batch))
+        found = [self.work(*(array[shares[0]] for array in batch))]
         for pipe, share in zip(tuple(self._pipes), shares[1:], strict=False):
             try:
                 found.append(pipe.recv())
             except (EOFError, OSError):  # somebody killed the helper: its share is done here, and it is asked no more
                 self._pipes.remove(pipe)
                 pipe.close()
-                found.append(examine(self.bounds, self.disjuncts, lower[share], upper[share]))
-        return Bounded.joined(found, [int(share[0]) for share in shares])
+                found.append(self.work(*(array[share] for array in batch)))
+        return self.join(found, [int(share[0]) for share in shares])

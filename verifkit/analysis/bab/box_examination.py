@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from verifkit.analysis.chain_bounds import EPS, ChainBounds
+from verifkit.analysis.bab.chain_bounds import EPS, ChainBounds
 from verifkit.analysis.rows import Rows
 
 SLOPE = 0.2

@@ -10,12 +10,13 @@ Sources: Zhang et al. 2018 (CROWN), section 3; Singh et al. 2018 (DeepZ) for the
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from verifkit.analysis.chain import Chain, Layer
+from verifkit.analysis.bab.chain import Chain, Layer
 from verifkit.analysis.rounding import gamma, tiny
 
 CHUNK = 2**16
@@ -51,7 +52,7 @@ class Forms:
 
 
 @dataclass(eq=False)
-class _Slopes:
+class Slopes:
     """Lines of one ReLU layer's units on each box, (B, m): z * low below; z * (low + more) + offset above."""
 
     low: np.ndarray
@@ -59,7 +60,7 @@ class _Slopes:
     offset: np.ndarray
 
 
-class _Matrix:
+class Matrix:
     """A layer's weight (m, n) and its sizes, dense or sparse, to multiply with."""
 
     def __init__(self, weight: np.ndarray) -> None:
@@ -78,6 +79,19 @@ class _Matrix:
             return np.asarray(rows @ self.weight)
         return np.ascontiguousarray((self._transposed @ np.ascontiguousarray(rows.T)).T)
 
+    def forward(self, points: np.ndarray) -> np.ndarray:
+        """points (P, n) @ weight.T."""
+        if self._transposed is None:
+            return np.asarray(points @ self.weight.T)
+        return np.ascontiguousarray((self.weight @ np.ascontiguousarray(points.T)).T)
+
+    def single(self) -> Matrix:
+        """The same in float32."""
+        found = copy(self)
+        found.weight = self.weight.astype(np.float32)
+        found._transposed = None if self._transposed is None else self._transposed.astype(np.float32)
+        return found
+
 
 class ChainBounds:
     """Bounds a chain's rows over boxes inside its own."""
@@ -85,33 +99,36 @@ class ChainBounds:
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
         size = np.maximum(np.abs(chain.lower), np.abs(chain.upper))
-        self._reach_x = float(size.max(initial=0.0))
-        self._matrices = [_Matrix(layer.weight) for layer in chain.layers]
-        self._largest: list[float] = []
-        self._lost: list[float] = []
-        before = self._reach_x
-        for layer, matrix in zip(chain.layers, self._matrices, strict=True):
+        self.reach = float(size.max(initial=0.0))
+        self.matrices = [Matrix(layer.weight) for layer in chain.layers]
+        self.largest: list[float] = []
+        self.lost: list[float] = []
+        before = self.reach
+        for layer, matrix in zip(chain.layers, self.matrices, strict=True):
             terms = matrix.absolute @ size + np.abs(layer.bias) + layer.error
             if chain.coupling is not None and layer is chain.layers[-1]:
                 terms = terms + np.abs(chain.coupling) @ np.maximum(np.abs(chain.lower), np.abs(chain.upper))
             z = np.minimum(terms, np.maximum(np.abs(layer.low), np.abs(layer.high)))
-            self._largest.append(float(terms.max()) * (1 + 1e-9))
+            self.largest.append(float(terms.max()) * (1 + 1e-9))
             # A product that underflows is off by less than `tiny`, and then counts as often as the value it weighs.
             pairs = (layer.weight.shape[0] + 2) * (layer.weight.shape[1] + 2)
-            self._lost.append(4 * pairs * tiny(size) * (1.0 + self._largest[-1] + before))
-            before = self._largest[-1]
+            self.lost.append(4 * pairs * tiny(size) * (1.0 + self.largest[-1] + before))
+            before = self.largest[-1]
             size = np.maximum(z, 0.0)
         self.work = self._work()
-        self._error = [float(layer.error.max(initial=0.0)) for layer in chain.layers]
+        # Bounds of single units may lie further out than what the weights allow.
+        ends = [np.maximum(np.abs(la.low), np.abs(la.high)).max(initial=0.0) for la in chain.layers]
+        self.reached = [max(a, float(b)) for a, b in zip(self.largest, ends, strict=True)]
+        self.errors = [float(layer.error.max(initial=0.0)) for layer in chain.layers]
         # Sums go over a layer's inputs on the way up and over its units on the way down, constants over all layers.
         spare = 4 * len(chain.layers) + 40
-        self._gamma = [gamma(2 * max(layer.weight.shape) + spare, layer.weight) for layer in chain.layers]
+        self.gammas = [gamma(2 * max(layer.weight.shape) + spare, layer.weight) for layer in chain.layers]
 
     def _work(self) -> float:
         """About how many products one box takes: half of the unstable units' rows through all layers below."""
         products, below = 0.0, 0.0
-        for layer, matrix in zip(self.chain.layers, self._matrices, strict=True):
-            open_units = np.count_nonzero((layer.low < 0) & (layer.high > 0)) if layer.relu else 0
+        for layer, matrix in zip(self.chain.layers, self.matrices, strict=True):
+            open_units = np.count_nonzero((layer.low < 0) & (layer.high > 0) & layer.relu)
             products += (open_units / 2 if layer is not self.chain.layers[-1] else self.chain.n_rows) * below
             below += matrix.entries + 10.0 * layer.weight.shape[1]
             products += matrix.entries * (self.chain.inputs.size + 2)
@@ -121,14 +138,14 @@ class ChainBounds:
         """Linear lower bounds of every row over boxes (B, n) inside the chain's."""
         middle = lower / 2 + upper / 2
         half = np.maximum(upper - middle, middle - lower) * (1 + 4 * EPS)
-        half = np.where(upper > lower, half + tiny(half), 0.0)
+        half = np.where(half == 0, 0.0, half + tiny(half))
         layers = self.chain.layers
         forward = _Forward(self, middle, half)
-        slopes: list[_Slopes | None] = []
+        slopes: list[Slopes | None] = []
         shares: list[np.ndarray | None] = []
         for number, layer in enumerate(layers[:-1]):
             forward.affine(number)
-            if not layer.relu:
+            if not layer.relu.any():
                 slopes.append(None)
                 shares.append(None)
                 continue
@@ -138,16 +155,16 @@ class ChainBounds:
             low, high = np.ascontiguousarray(low.T), np.ascontiguousarray(high.T)
             if any(s is not None for s in slopes):
                 self._tighten(number, slopes, middle, half, low, high)
-            found = _lines(low, high)
+            found = relu_lines(low, high, layer.relu)
             slopes.append(found)
             shares.append(forward.shares())
-            forward.relu(low.T, high.T)
+            forward.relu(low.T, high.T, layer.relu)
         return self._rows(slopes, middle, half, shares)
 
     def _tighten(
         self,
         number: int,
-        slopes: list[_Slopes | None],
+        slopes: list[Slopes | None],
         middle: np.ndarray,
         half: np.ndarray,
         low: np.ndarray,
@@ -155,7 +172,7 @@ class ChainBounds:
     ) -> None:
         """Backward bounds of the units that are undecided, (B, m), in place: upper ends first."""
         for sign, end in ((-1.0, high), (1.0, low)):
-            boxes, units = np.nonzero((low < 0) & (high > 0))
+            boxes, units = np.nonzero((low < 0) & (high > 0) & self.chain.layers[number].relu)
             if not boxes.size:
                 return
             found = np.empty(boxes.size)
@@ -170,7 +187,7 @@ class ChainBounds:
 
     def _rows(
         self,
-        slopes: list[_Slopes | None],
+        slopes: list[Slopes | None],
         middle: np.ndarray,
         half: np.ndarray,
         shares: list[np.ndarray | None],
@@ -201,7 +218,7 @@ class ChainBounds:
         units: np.ndarray,
         sign: float,
         boxes: np.ndarray,
-        slopes: list[_Slopes | None],
+        slopes: list[Slopes | None],
         middle: np.ndarray,
         half: np.ndarray,
         errors: list[list[np.ndarray]] | None = None,
@@ -213,11 +230,11 @@ class ChainBounds:
         if sign < 0:
             np.negative(a, out=a)
         constant = sign * top.bias[units]
-        slack = top.error[units] + self._gamma[number] * self._largest[number]
+        slack = top.error[units] + self.gammas[number] * self.largest[number]
         for below in range(number - 1, -1, -1):
             layer, lines = layers[below], slopes[below]
             total = np.abs(a) @ np.ones(a.shape[1])
-            slack += total * (4.0 * self._gamma[below] * self._largest[below] + self._error[below]) + self._lost[below]
+            slack += total * (4.0 * self.gammas[below] * self.reached[below] + self.errors[below]) + self.lost[below]
             if lines is not None:
                 negative = np.minimum(a, 0.0)
                 gathered = lines.offset[boxes]
@@ -229,11 +246,11 @@ class ChainBounds:
                 negative *= gathered
                 a += negative
             constant += a @ layer.bias
-            a = self._matrices[below].times(a)
+            a = self.matrices[below].times(a)
         if number == len(layers) - 1 and self.chain.coupling is not None:
             a = a + self.chain.coupling[units]
         total = np.abs(a) @ np.ones(a.shape[1])
-        slack += total * (4.0 * gamma(4 * len(layers) + a.shape[1] + 40, a) * self._reach_x)
+        slack += total * (4.0 * gamma(4 * len(layers) + a.shape[1] + 40, a) * self.reach)
         constant += np.einsum("pn,pn->p", a, middle[boxes])
         a *= half[boxes]
         constant -= slack * (1 + 1e-9) + 1e3 * tiny(slack)
@@ -242,9 +259,9 @@ class ChainBounds:
         return constant - size * (1.0 + (a.shape[1] + 8) * EPS) - EPS * np.abs(constant), a, constant
 
 
-def _lines(low: np.ndarray, high: np.ndarray) -> _Slopes:
-    """ReLU's lines: the chord above, slope 0 or 1 below (CROWN's adaptive choice)."""
-    active, off = low >= 0, high <= 0
+def relu_lines(low: np.ndarray, high: np.ndarray, relu: np.ndarray) -> Slopes:
+    """The lines of units (B, m): a ReLU's chord above, slope 0 or 1 below (CROWN's adaptive choice); else z itself."""
+    active, off = (low >= 0) | ~relu, (high <= 0) & relu
     fixed = active.astype(np.float64)
     width = np.where(active | off, 1.0, high - low)
     chord = np.clip(high / width, 0.0, 1.0)
@@ -252,26 +269,29 @@ def _lines(low: np.ndarray, high: np.ndarray) -> _Slopes:
     offset += 16.0 * EPS * (np.abs(low) + np.abs(high)) + tiny(low)
     stable = active | off
     below = np.where(stable, fixed, (high > -low).astype(np.float64))
-    return _Slopes(below, np.where(stable, 0.0, chord - below), np.where(stable, 0.0, offset))
+    return Slopes(below, np.where(stable, 0.0, chord - below), np.where(stable, 0.0, offset))
 
 
 class _Forward:
     """One linear function of t and an interval around it for every unit of a layer, units first: (m, n, B), (m, B)."""
 
     def __init__(self, bounds: ChainBounds, middle: np.ndarray, half: np.ndarray) -> None:
-        self.owner = bounds
-        self.linear = np.ascontiguousarray(np.eye(middle.shape[1])[:, :, None] * half.T[None])
+        self.owner, self.half = bounds, half.T
+        self.linear = np.zeros((0, *self.half.shape))  # of the inputs: their own half width each, and 0 of the others'
         self.center = np.ascontiguousarray(middle.T)
         self.spread = 4 * EPS * np.abs(self.center)
 
     def affine(self, number: int) -> None:
         layer: Layer = self.owner.chain.layers[number]
         m, n, batch = self.linear.shape
-        size = np.abs(self.linear).sum(axis=1) + np.abs(self.center)
-        g = self.owner._gamma[number]
-        spread = self.owner._matrices[number].absolute @ (self.spread * (1 + 2 * g) + 2 * g * size)
-        weight = self.owner._matrices[number].weight
-        self.linear = (weight @ self.linear.reshape(m, n * batch)).reshape(-1, n, batch)
+        size = (np.abs(self.linear).sum(axis=1) if number else self.half) + np.abs(self.center)
+        g = self.owner.gammas[number]
+        spread = self.owner.matrices[number].absolute @ (self.spread * (1 + 2 * g) + 2 * g * size)
+        weight = self.owner.matrices[number].weight
+        if number:
+            self.linear = (weight @ self.linear.reshape(m, n * batch)).reshape(-1, n, batch)
+        else:
+            self.linear = layer.weight[:, :, None] * self.half[None]
         self.center = weight @ self.center + layer.bias[:, None]
         spread += (layer.error * (1 + 1e-9) + 4 * EPS * np.abs(layer.bias) + tiny(spread) * 1e3)[:, None]
         self.spread = spread
@@ -287,9 +307,10 @@ class _Forward:
         size = np.abs(self.linear)
         return np.asarray(size / (size.sum(axis=1) + self.spread + 1e-300)[:, None, :])
 
-    def relu(self, low: np.ndarray, high: np.ndarray) -> None:
-        """The ReLU of the values, between low and high (m, B): the chord and half its offset either way."""
-        active, off = low >= 0, high <= 0
+    def relu(self, low: np.ndarray, high: np.ndarray, relu: np.ndarray) -> None:
+        """The ReLU, where there is one (m,), of the values between low and high (m, B): the chord and half its offset
+        either way."""
+        active, off = (low >= 0) | ~relu[:, None], (high <= 0) & relu[:, None]
         width = np.where(active | off, 1.0, high - low)
         slope = np.where(active, 1.0, np.where(off, 0.0, np.clip(high / width, 0.0, 1.0)))
         offset = np.where(active | off, 0.0, np.maximum(-slope * low, high * (1.0 - slope)))
