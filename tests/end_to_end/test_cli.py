@@ -135,6 +135,11 @@ def test_an_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert "out" in mistake("bench", suite, "--out", taken / "out")
 
 
+def test_a_seed_or_a_stage_that_makes_no_sense() -> None:
+    assert "seed" in mistake("verify", MODEL, HOLDING, "--seed", -1)
+    assert "its own stages" in mistake("verify", MODEL, HOLDING, "--option", "stages=pgd+auto")
+
+
 def test_trace_shows_the_steps_of_a_verifier_that_has_some(tmp_path: Path) -> None:
     file = tmp_path / "steps.txt"
     for _ in range(2):  # the file starts afresh

@@ -32,7 +32,7 @@ from verifkit.query import Query, QueryFamily, robustness_family
 from verifkit.radius import RadiusSearch
 from verifkit.registry import create
 from verifkit.result import Arithmetic, Reason, Verdict
-from verifkit.solvers import encoded_query, gurobi, isolated
+from verifkit.solvers import encoded_query, gurobi, highs, isolated
 from verifkit.testing.oracle import ToyNet, evaluate
 from verifkit.testing.samples import float_points, is_unsafe
 from verifkit.testing.toys import ask_oracle, random_question, random_toy, to_model
@@ -179,10 +179,14 @@ def test_a_violation_found_by_descent_needs_no_program() -> None:
     assert sum(a == 0 and b > 0 for a, b in violated) > len(violated) / 2
 
 
-def digits_query(radius: str, name: str = "digits-2x50") -> Query:
+def digits_family(name: str = "digits-2x50") -> QueryFamily:
     model = load_model(ROOT / "benchmarks" / "zoo" / f"{name}.onnx")
     data = np.load(ROOT / "benchmarks" / "suites" / "digits-samples.npz")
-    return robustness_family(model, data["x"][8], int(data["y"][8]), "inf", (0, 1)).at(radius)
+    return robustness_family(model, data["x"][8], int(data["y"][8]), "inf", (0, 1))
+
+
+def digits_query(radius: str, name: str = "digits-2x50") -> Query:
+    return digits_family(name).at(radius)
 
 
 def test_bounds_by_linear_programs_leave_fewer_binaries() -> None:
@@ -274,6 +278,18 @@ def test_an_isolated_call_returns_tells_and_is_killed() -> None:
     assert time.perf_counter() - began < 10
     assert told[-1] == 1.0
     assert isolated.isolated(lambda tell: os._exit(3), told.append, Clock(Budget(seconds=20))) is None
+
+
+def test_a_solver_whose_process_is_killed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(highs, "SMALL", 0)
+    monkeypatch.setattr(highs.HighsProgram, "_run", lambda *arguments: os._exit(9))
+    family = digits_family()
+    result = create("milp", {"start": False}).verify(family.at("0.08"), budget=Budget(seconds=30))
+    assert result.reason is Reason.ERROR
+    assert "ended before its time" in result.detail
+    radius = create("milp", {"start": False}).radius(family, budget=Budget(seconds=60))
+    assert radius.certified is not None
+    assert radius.undecided[-1][1] is Reason.ERROR
 
 
 @pytest.mark.skipif(not PUBLIC.exists(), reason="no public instances: set VERIFKIT_VNNCOMP")

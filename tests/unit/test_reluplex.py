@@ -294,6 +294,12 @@ def test_a_wrong_option_is_a_mistake(tmp_path: Path) -> None:
         ask(absolute(F(0)), "float", trace=str(tmp_path))
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_disk_that_is_full_is_told_of_in_a_sentence() -> None:
+    with pytest.raises(OptionError, match="cannot be written"):
+        ask(absolute(F(0)), "rational", trace="/dev/full")
+
+
 @MODES
 def test_time_is_kept_and_told(arithmetic: str) -> None:
     _, query = tiny(0, 6, [40, 40, 40], -0.01)

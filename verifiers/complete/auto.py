@@ -41,6 +41,8 @@ class Auto(Verifier):
     def __post_init__(self) -> None:
         if self.processes < 0:
             raise OptionError(f"auto's processes must be >= 0, not {self.processes}")
+        if self.name in self.stages:
+            raise OptionError("auto cannot be one of its own stages: name other verifiers (`verifkit list`)")
 
     name: ClassVar[str] = "auto"
     capabilities: ClassVar[Capabilities] = Capabilities(

@@ -38,7 +38,7 @@ from verifkit.radius import LARGEST, Radius, RadiusEnd, RadiusSearch, bisect
 from verifkit.result import Arithmetic, Guarantee, Outcome, Reason, Result, Verdict
 from verifkit.solvers.encoded_query import EncodedQuery, Settings, Solver, Tighten, encoded
 from verifkit.solvers.exact_radius import Nearest, nearest_unsafe, witnesses_near
-from verifkit.solvers.mixed_program import MixedProgram, TooLarge, Unfit
+from verifkit.solvers.mixed_program import MixedProgram, SolverLost, TooLarge, Unfit
 from verifkit.verifier import Verifier
 
 STARTS, STEPS, STEP_SIZE = 16, 20, 0.5
@@ -105,6 +105,8 @@ class Milp(Verifier):
             return Outcome.unknown(Reason.UNCONFIRMED, str(unfit))
         except TooLarge as too_large:
             return Outcome.unknown(Reason.UNSUPPORTED, str(too_large))
+        except SolverLost as lost:
+            return Outcome.unknown(Reason.ERROR, str(lost))
 
     def _search(self, query: Query, task: EncodedQuery, program: MixedProgram, clock: Clock) -> Outcome:
         """One program for each disjunct that the bounds left open."""
@@ -188,6 +190,8 @@ class Milp(Verifier):
                 return RadiusEnd(upper, proof), falsified, ()
         except Unfit:
             return certified, falsified, ((upper, Reason.UNCONFIRMED),)
+        except SolverLost:
+            return certified, falsified, ((upper, Reason.ERROR),)
         except BudgetExhausted:
             return certified, falsified, ((upper, Reason.TIMEOUT),)
         value = near.certified
@@ -215,7 +219,7 @@ class Milp(Verifier):
             return found
         try:
             deeper = near.deeper(search.clock)
-        except Unfit:
+        except (Unfit, SolverLost):
             return falsified
         return falsified if deeper is None else self._witness(search, deeper, falsified)
 

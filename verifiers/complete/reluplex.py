@@ -11,8 +11,8 @@ Guarantee: HOLDS about the network, real semantics; exact arithmetic in the rati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TextIO
 
@@ -108,12 +108,15 @@ class Reluplex(Verifier):
                 why = "a coefficient lies beyond all floats"
                 return Outcome.unknown(Reason.UNCONFIRMED, why, statistics=_statistics(known, settings))
 
-    def _stream(self) -> AbstractContextManager[TextIO | None]:
+    @contextmanager
+    def _stream(self) -> Iterator[TextIO | None]:
         if not self.trace:
-            return nullcontext()
+            yield None
+            return
         try:
-            return open(self.trace, "a", encoding="utf-8")
-        except OSError as error:
+            with open(self.trace, "a", encoding="utf-8") as stream:
+                yield stream
+        except OSError as error:  # also a disk that is full at a later step
             raise OptionError(f"the trace '{self.trace}' cannot be written: {error.strerror}") from None
 
     def _bound(self, query: Query, clock: Clock) -> _Bounded | Outcome:

@@ -48,7 +48,7 @@ def _verifier(default: str) -> tuple[Callable[[Any], Any], ...]:
     return (
         click.option("--verifier", default=default, show_default=True, help="A name from `verifkit list`."),
         click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the verifier; repeatable."),
-        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
     )
 
 

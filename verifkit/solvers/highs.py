@@ -11,7 +11,7 @@ import numpy as np
 from verifkit.analysis.encoding import Sparse
 from verifkit.budget import Clock
 from verifkit.solvers.isolated import isolated
-from verifkit.solvers.mixed_program import DROPPED, Decided, MixedProgram, Solved, Unfit
+from verifkit.solvers.mixed_program import DROPPED, Decided, MixedProgram, Solved, SolverLost, Unfit
 
 SMALL = 20_000
 """Entries of a program up to which HiGHS is called here: it then comes by the clock often enough. Others run in a
@@ -75,6 +75,8 @@ class HighsProgram(MixedProgram):
     def _run_isolated(self, decided: Decided, clock: Clock) -> tuple[Solved, int]:
         proved = [-math.inf]
         found = isolated(lambda tell: self._run(decided, clock, tell), proved.append, clock)
+        if found is None and clock.remaining > 0:
+            raise SolverLost(f"the solver's process ended before its time, at the bound {max(proved):.6g}")
         return (Solved(max(proved)), 0) if found is None else found
 
     def _run(self, decided: Decided, clock: Clock, tell: Callable[[float], None]) -> tuple[Solved, int]:

@@ -32,6 +32,10 @@ class TooLarge(Exception):
     """The program is larger than the solver's licence admits."""
 
 
+class SolverLost(Exception):
+    """The solver's process ended before its time: killed, as by a system that is out of memory, or crashed."""
+
+
 @dataclass(frozen=True)
 class Solved:
     """bound: a lower bound on the objective, infinite where the solver proved that nothing lies below the cutoff.
