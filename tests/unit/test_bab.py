@@ -39,6 +39,23 @@ def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
         Bab(**options)
 
 
+@pytest.mark.parametrize(
+    ("number", "verdict"),
+    [
+        pytest.param(661, Verdict.VIOLATED, id="the unsafe set is one vertex of the ball"),
+        pytest.param(1110, Verdict.HOLDS, id="flat next to the unsafe set"),
+        pytest.param(2513, Verdict.HOLDS, id="flat next to the unsafe set, many kinks"),
+    ],
+)
+def test_questions_of_the_oracle_that_bisection_alone_does_not_decide(number: int, verdict: Verdict) -> None:
+    rng = np.random.default_rng([20260101, number])
+    toy, prop = random_question(rng, random_toy(rng, max_relus=14))
+    query = Query(to_model(toy), prop)
+    result = Bab().verify(query)
+    assert result.verdict is verdict
+    _check(result, toy, query, number)
+
+
 def _check(result: Result, toy: ToyNet, query: Query, where: object) -> str:
     """Checks an answer against the oracle; what it was."""
     truth = ask_oracle(toy, query.prop)

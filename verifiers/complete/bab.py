@@ -48,6 +48,10 @@ FEW = 16
 TASTE, MOST = 1e9, 256
 """Where more inputs vary, it bisects for about so many products, and at most so many boxes, before it splits phases."""
 
+UNITS, CLEAR = 64, 5000
+"""With no more undecided units than this it gives bisection so many boxes, then splits phases: where a network is flat
+next to the unsafe set, boxes must be as small as the margin all along the edge of the flat part."""
+
 ASCENT = Ascent(10, 0.4, 0.85)
 """How the bounds of the layers are raised before a search by phases."""
 
@@ -120,16 +124,22 @@ class Bab(Verifier):
             return Outcome.unknown(Reason.UNSUPPORTED, "bab: the network's layers are too large for dense matrices")
         disjuncts = Disjuncts.of(rows)
         search = InputSearch(query, chain, disjuncts, clock, batch=self.batch, processes=self.processes)
-        if not by_phase:
+        first = self._boxes(chain, search.bounds.work, by_phase=by_phase)
+        if first is None:
             return search.run(clock.budget.nodes)
-        first = (
-            0 if self.branching == "phase" else int(min(MOST, TASTE / search.bounds.work, clock.budget.nodes or MOST))
-        )
         if first:
-            tasted = search.run(first)
-            if tasted.verdict is not Verdict.UNKNOWN or tasted.reason is Reason.TIMEOUT:
+            tasted = search.run(min(first, clock.budget.nodes or first))
+            if not (tasted.reason is Reason.INCOMPLETE or (by_phase and tasted.reason is Reason.UNCONFIRMED)):
                 return tasted
         return self._by_phase(query, chain, disjuncts, clock)
+
+    def _boxes(self, chain: Chain, work: float, *, by_phase: bool) -> int | None:
+        """How many boxes are examined before phases are split; None for as many as it takes."""
+        if self.branching == "phase":
+            return 0
+        if by_phase:
+            return int(min(MOST, TASTE / work))
+        return CLEAR if self.branching == "auto" and chain.undecided <= UNITS else None
 
     def _by_phase(self, query: Query, chain: Chain, disjuncts: Disjuncts, clock: Clock) -> Outcome:
         """Searches by phases that grow, in turns with longer ones for the bounds of narrow layers, as long as those

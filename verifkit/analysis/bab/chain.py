@@ -75,6 +75,11 @@ class Chain:
     def n_rows(self) -> int:
         return self.layers[-1].bias.size
 
+    @property
+    def undecided(self) -> int:
+        """How many ReLUs may go either way over the box."""
+        return sum(int(np.count_nonzero((u.low < 0) & (u.high > 0) & u.relu)) for u in self.layers)
+
 
 def piecewise_linear(network: Network) -> bool:
     """Whether every node is affine or a ReLU."""

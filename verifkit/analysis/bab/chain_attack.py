@@ -75,9 +75,9 @@ class ChainAttack:
             best = int(np.argmin(loss))
             if loss[best] < self.least:
                 self.least, self.nearest, self.disjunct = float(loss[best]), x[best], int(by_disjunct[best].argmin())
-            if loss[best] <= CLOSE * (1.0 + float(np.abs(values[-1][best]).max())):
-                self.touched = True
-            if loss[best] <= 0 and loss[best] < self._tried:
+            close = bool(loss[best] <= CLOSE * (1.0 + float(np.abs(values[-1][best]).max())))
+            self.touched |= close
+            if close and loss[best] < self._tried:  # the nearest input that the model can be fed may be unsafe
                 point = self._fixed.copy()
                 point[self.chain.inputs] = x[best]
                 if confirm(self.query, point) is not None:
