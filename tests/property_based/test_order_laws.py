@@ -280,6 +280,17 @@ def test_order(question: tuple[Query, ToyNet | None]) -> None:
     ordered(question)
 
 
+def test_order_where_the_primal_simplex_ends_short_of_the_optimum() -> None:
+    """HiGHS 1.15 says "Unknown" of the sixth of these rows when it goes on from the fifth one's basis."""
+    net = conv_network(48600)
+    query = Query(model_from_network(net, "conv"), every_row(around(48600, net.n_inputs, "box"), net.output_shape[1]))
+    ordered((query, None))
+    analysis, rows = crown(query)
+    together = property_bounds(analysis, rows, clock())[0]
+    alone = [property_bounds(analysis, rows_of(one_row(query, k).prop), clock())[0][0] for k in range(len(together))]
+    assert together == pytest.approx(alone, abs=1e-6)
+
+
 @pytest.mark.slow
 @often(1000)
 @given(question=rows_of_everything(networks()))

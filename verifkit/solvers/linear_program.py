@@ -91,6 +91,11 @@ class LinearProgram:
         self._solver.setOptionValue("simplex_strategy", DUAL if self._grown else PRIMAL)
         self._solver.run()
         self._grown = False
+        if self._solver.getModelStatus() == self._highspy.HighsModelStatus.kUnknown:
+            # The primal simplex ends so now and then, short of the optimum: without its basis there is one.
+            self._solver.clearSolver()
+            self._solver.setOptionValue("simplex_strategy", DUAL)
+            self._solver.run()
         solution = self._solver.getSolution()
         if not solution.dual_valid:
             return None
