@@ -281,7 +281,7 @@ def test_order(question: tuple[Query, ToyNet | None]) -> None:
 
 
 def test_order_where_the_primal_simplex_ends_short_of_the_optimum() -> None:
-    """HiGHS 1.15 says "Unknown" of the sixth of these rows when it goes on from the fifth one's basis."""
+    """HiGHS 1.16 says "Unknown" of the sixth of these rows when it goes on from the fifth one's basis."""
     net = conv_network(48600)
     query = Query(model_from_network(net, "conv"), every_row(around(48600, net.n_inputs, "box"), net.output_shape[1]))
     ordered((query, None))
