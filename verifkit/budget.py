@@ -14,7 +14,8 @@ class Budget:
     """Limits on one question; None means no limit.
 
     seconds: wall time. memory_bytes: resident memory of the process (kept by the process around a verifier: the
-    command line and the runner). samples: draws of a probabilistic method. nodes: subproblems of a search.
+    command line and the runner). samples: draws of a probabilistic method. nodes: subproblems of a search
+    (`smt` has none to count).
     """
 
     seconds: float | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Literal
 
 from verifkit.arrays import Array
 
@@ -236,9 +237,14 @@ class FarkasTrees:
 
 @dataclass(frozen=True)
 class SampleCounts:
-    """What a probabilistic certificate rests on: enough to recompute its interval and radius.
+    """What a probabilistic certificate rests on: enough to recompute its bounds and radius.
 
     selection, estimation: counts per class of the draws that chose the class and of the fresh ones that bounded it.
+    sigma: the noise's standard deviation (of ablation: 0). lower, rivals: bounds on the probability of the chosen class
+    and of every other one. radius: in `norm`, around the center as asked. n: draws planned for the estimation, at most.
+    noise, parameters: the family and its parameters. center_error: how far the center that the noise was added to, a
+    float, lies from the one asked about. key: of the draws (`verifkit.analysis.smoothing.sampling`), selection in
+    stream 0, estimation in stream 1. backend: what ran the model.
     """
 
     selection: tuple[int, ...]
@@ -247,8 +253,58 @@ class SampleCounts:
     sigma: float
     alpha: float
     lower: float
+    rivals: float
     radius: float
     model_digest: str
+    n: int
+    norm: str = "2"
+    noise: str = "gaussian"
+    parameters: tuple[tuple[str, float], ...] = ()
+    mode: Literal["fixed", "anytime"] = "fixed"
+    runner_up: bool = False
+    center_error: float = 0.0
+    key: tuple[int, ...] = ()
+    backend: str = ""
+
+
+@dataclass(frozen=True)
+class PrivacyCounts:
+    """What a certificate by differential privacy rests on: enough to recompute its bounds and radius.
+
+    selection, estimation: per class, of the draws that chose the class and of the fresh ones that bounded the scores:
+    votes, or sums of scores. squares: sums of squares of the latter; empty for votes. draws: how many of them. norm: of
+    the radius. after: the tensor that noise of scale `scale` times `sensitivity` was added to, "" for the input. lower,
+    upper: bounds on the expected score of the chosen class and of every other. eps, delta: of the noise at the
+    certified radius. center_error: how far the center that the model is fed, a float, lies from the one asked about.
+    key: of the draws, as in `SampleCounts`. backend: what ran the model. released: by the released code's rules, which
+    do not keep the stated eta.
+    """
+
+    selection: tuple[float, ...]
+    estimation: tuple[float, ...]
+    squares: tuple[float, ...]
+    draws: int
+    chosen: int
+    norm: str
+    mechanism: str
+    scale: float
+    sensitivity: float
+    after: str
+    eta: float
+    lower: float
+    upper: float
+    eps: float
+    delta: float
+    radius: float
+    model_digest: str
+    center_error: float = 0.0
+    key: tuple[int, ...] = ()
+    backend: str = ""
+    released: bool = False
+
+
+Counts = SampleCounts | PrivacyCounts
+"""What probabilistic methods leave."""
 
 
 @dataclass(frozen=True)
@@ -284,6 +340,7 @@ Evidence = (
     | LayerBoxes
     | FarkasTrees
     | SampleCounts
+    | PrivacyCounts
     | SolverBound
     | SolverDistance
     | Cases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from verifkit.arrays import Array
-from verifkit.evidence import Evidence, SampleCounts, Witness
+from verifkit.evidence import Counts, Evidence, PrivacyCounts, Witness
 from verifkit.layer_bounds import LayerBounds
 
 
@@ -198,7 +199,7 @@ class Result:
             "detail": self.detail,
             "guarantee": None if self.guarantee is None else guarantee_to_json(self.guarantee),
             "witness": None if self.witness is None else witness_to_json(self.witness),
-            "counts": counts_to_json(self.evidence) if isinstance(self.evidence, SampleCounts) else None,
+            "counts": counts_to_json(self.evidence) if isinstance(self.evidence, Counts) else None,
             "verifier": self.verifier,
             "query": self.query_digest,
             "seed": self.seed,
@@ -236,7 +237,10 @@ def witness_to_json(witness: Witness) -> dict[str, Any]:
     }
 
 
-def counts_to_json(counts: SampleCounts) -> dict[str, Any]:
+def counts_to_json(counts: Counts) -> dict[str, Any]:
+    if isinstance(counts, PrivacyCounts):
+        fields = dataclasses.asdict(counts)
+        return {"model": fields.pop("model_digest"), **fields}
     return {
         "selection": list(counts.selection),
         "estimation": list(counts.estimation),
@@ -244,6 +248,16 @@ def counts_to_json(counts: SampleCounts) -> dict[str, Any]:
         "sigma": counts.sigma,
         "alpha": counts.alpha,
         "lower": counts.lower,
+        "rivals": counts.rivals,
         "radius": counts.radius,
+        "norm": counts.norm,
+        "n": counts.n,
+        "mode": counts.mode,
+        "runner_up": counts.runner_up,
+        "noise": counts.noise,
+        "parameters": dict(counts.parameters),
+        "center_error": counts.center_error,
+        "key": list(counts.key),
+        "backend": counts.backend,
         "model": counts.model_digest,
     }

@@ -241,15 +241,24 @@ def _operators_of(node: str, operators: Mapping[str, str]) -> str:
 def _advice(support: Support, able: Sequence[Support]) -> str:
     """The verifiers that can take the model instead, for a norm in common where there is one.
 
-    What only looks for violations is no substitute for what proves.
+    What only looks for violations is no substitute for what proves, nor an answer about a smoothed classifier for one
+    about the network.
     """
     able = [v for v in able if _proves(v) or not _proves(support)]
-    sharing = [v.name for v in able if set(v.kinds) & set(support.kinds)]
+    alike = [v for v in able if _smooths(support) or not _smooths(v)]
+    sharing = [v.name for v in alike if set(v.kinds) & set(support.kinds)]
     if sharing:
         return f"ask {', '.join(sharing)} instead"
-    others = "; ".join(f"{v.name} for {', '.join(f'l{norm}' for norm in v.kinds)}" for v in able)
+    others = "; ".join(
+        f"{v.name} for {', '.join(f'l{norm}' for norm in v.kinds)}{'' if v in alike else ' (a smoothed classifier)'}"
+        for v in able
+    )
     no_rule = "no installed verifier of these norms takes the model: use other operators"
     return f"{no_rule}, or ask {others}" if others else no_rule
+
+
+def _smooths(support: Support) -> bool:
+    return Kind.PROBABILISTIC in support.kinds.values()
 
 
 def _notes(capabilities: Capabilities, model: Model) -> tuple[str, ...]:

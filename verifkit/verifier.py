@@ -176,8 +176,13 @@ class Verifier(ABC):
 
     @final
     def _rng(self, query: Query, seed: int) -> np.random.Generator:
-        """One generator from (seed, query, verifier): independent streams, and the same answer every time."""
-        text = f"{seed} {query.digest} {self.describe()}".encode()
+        """One generator from (seed, query, verifier): independent streams, and the same answer every time.
+
+        Options that can change no answer (a field's metadata says `"seeds": False`) do not change the streams either.
+        """
+        seeding = {f.name for f in dataclasses.fields(self) if f.metadata.get("seeds", True)}  # type: ignore[arg-type]
+        options = json.dumps({k: v for k, v in self.options().items() if k in seeding}, sort_keys=True, default=str)
+        text = f"{seed} {query.digest} {self.name}{options}".encode()
         return np.random.default_rng(np.frombuffer(hashlib.sha256(text).digest(), dtype=np.uint32))
 
     @final

@@ -6,10 +6,13 @@ Scores that count are onnxruntime's; only the attack's gradients come from the l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from verifkit.analysis.gradient import pull_back
+from verifkit.analysis.sensitivity import sensitivity
+from verifkit.io.noise_layer import noise_split
 from verifkit.model import Model
 from verifkit.network import Network
 
@@ -19,6 +22,20 @@ class Noise:
     """`draws` copies of each input with N(0, sigma^2 I) added, from NumPy's generator with `seed`."""
 
     sigma: float
+    draws: int = 20
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNoise:
+    """`draws` times for each input, noise where the file says, of `scale` times the sensitivity of what comes before.
+
+    mechanism: "gaussian", of which the scale is the standard deviation and changes are measured in l2, or "laplace", in
+    l1. From NumPy's generator with `seed`.
+    """
+
+    mechanism: Literal["gaussian", "laplace"]
+    scale: float
     draws: int = 20
     seed: int = 0
 
@@ -41,10 +58,18 @@ def accuracy(model: Model, x: np.ndarray, y: np.ndarray) -> float:
     return round(float(_right(model, x, y).mean()), 4)
 
 
-def noisy_accuracy(model: Model, x: np.ndarray, y: np.ndarray, noise: Noise) -> float:
-    """Accuracy of the network itself (not of the smoothed classifier) on noisy copies of each input."""
+def noisy_accuracy(model: Model, x: np.ndarray, y: np.ndarray, noise: Noise | LayerNoise) -> float:
+    """Accuracy of the network itself (not of the smoothed classifier) under noise on copies of each input."""
     rng = np.random.default_rng(noise.seed)
-    copies, labels = np.tile(x, (noise.draws, 1)), np.tile(y, noise.draws)
+    labels = np.tile(y, noise.draws)
+    if isinstance(noise, LayerNoise):
+        split = noise_split(model)
+        assert split.head is not None
+        assert split.head.network is not None
+        copies, norm = np.tile(split.head(x), (noise.draws, 1)), "1" if noise.mechanism == "laplace" else "2"
+        drawn = rng.laplace(size=copies.shape) if norm == "1" else rng.standard_normal(copies.shape)
+        return accuracy(split.tail, copies + noise.scale * sensitivity(split.head.network, norm, norm) * drawn, labels)
+    copies = np.tile(x, (noise.draws, 1))
     return accuracy(model, copies + noise.sigma * rng.standard_normal(copies.shape), labels)
 
 

@@ -10,15 +10,17 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmarks.zoo.measure import Attack, Noise
+from benchmarks.zoo import measure
+from benchmarks.zoo.measure import Attack, LayerNoise
 from verifkit.training.adversarial import Adversarial
 from verifkit.training.architecture import Architecture, dense
-from verifkit.training.layers import Conv, Dense, Flatten, Layer, MaxPool, Relu, Reshape, Residual, Sigmoid, Tanh
+from verifkit.training.layers import Conv, Dense, Flatten, Layer, MaxPool, Noise, Relu, Reshape, Residual, Sigmoid, Tanh
 from verifkit.training.loop import Objective, Schedule
-from verifkit.training.noise import GaussianNoise
+from verifkit.training.noise import GaussianNoise, PrivateNoise
 from verifkit.training.standard import cross_entropy
 
 RELU_MLP = Schedule(epochs=200, batch_size=64, learning_rate=1e-3, weight_decay=0.5)
+PRIVATE = Schedule(epochs=120, batch_size=64, learning_rate=2e-3, weight_decay=0.25)
 USUAL = Schedule(epochs=200, batch_size=64, learning_rate=2e-3, weight_decay=0.25)
 TOY = Schedule(epochs=200, batch_size=64, learning_rate=1e-2, weight_decay=0.02)
 EPS = 0.1
@@ -57,12 +59,14 @@ class Recipe:
     schedule: Schedule = USUAL
     seed: int = 0
     attack: Attack = DIGITS_ATTACK
-    noise: Noise | None = None
+    noise: measure.Noise | LayerNoise | None = None
 
     def training(self) -> dict[str, Any]:
         """The objective by name with its settings."""
         if isinstance(self.objective, GaussianNoise):
             return {"objective": "gaussian noise augmentation", **dataclasses.asdict(self.objective)}
+        if isinstance(self.objective, PrivateNoise):
+            return {"objective": "noise after a layer (PixelDP)"}
         if isinstance(self.objective, Adversarial):
             return {"objective": "adversarial (l-inf PGD)", **dataclasses.asdict(self.objective)}
         return {"objective": "standard"}
@@ -70,7 +74,19 @@ class Recipe:
 
 def _noisy(name: str, architecture: Architecture, sigma: float, schedule: Schedule) -> Recipe:
     return Recipe(name=name, architecture=architecture, objective=GaussianNoise(sigma), schedule=schedule,
-                  noise=Noise(sigma=sigma))  # fmt: skip
+                  noise=measure.Noise(sigma=sigma))  # fmt: skip
+
+
+def _private(mechanism: Literal["gaussian", "laplace"], scale: float) -> Recipe:
+    """CONV_SMALL with noise after the first convolution, before its ReLU."""
+    _, first, *rest = CONV_SMALL.layers
+    return Recipe(
+        name=f"digits-conv-small-pixeldp-{mechanism}-{scale:g}",
+        architecture=image(first, Noise(mechanism, scale), *rest),
+        objective=PrivateNoise(),
+        schedule=PRIVATE,
+        noise=LayerNoise(mechanism=mechanism, scale=scale),
+    )
 
 
 RECIPES = (
@@ -84,6 +100,9 @@ RECIPES = (
     _noisy("digits-conv-small-noise-0.12", CONV_SMALL, 0.12, USUAL),
     _noisy("digits-conv-small-noise-0.25", CONV_SMALL, 0.25, USUAL),
     _noisy("digits-conv-small-noise-0.5", CONV_SMALL, 0.5, USUAL),
+    _noisy("digits-conv-small-noise-1", CONV_SMALL, 1.0, USUAL),
+    _private("gaussian", 0.25),
+    _private("laplace", 0.1),
     Recipe(name="digits-conv-small-pgd-0.1", architecture=CONV_SMALL, objective=Adversarial(eps=EPS)),
     Recipe(name="digits-conv-residual", architecture=RESIDUAL),
     Recipe(name="digits-conv-maxpool", architecture=MAX_POOL),

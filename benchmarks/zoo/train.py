@@ -1,6 +1,6 @@
 """Retrains the zoo: `python -m benchmarks.zoo.train` writes every ONNX file and `manifest.json`.
 
-It takes about three minutes of one core.
+It takes about five minutes of one core.
 `--only NAME` retrains one network and brings its entry up to date. The recipes are in `benchmarks.zoo.recipes`. Rerun
 on a machine with the same versions and the same `arithmetic` (both in the manifest), the files come out byte for byte
 the same; another processor may round otherwise.
@@ -149,12 +149,14 @@ def manifest(entries: list[dict[str, Any]]) -> dict[str, Any]:
         "command": COMMAND,
         "data": sources(),
         "training": "AdamW, learning rate falling to zero along half a cosine, weight decay on weights only, on the "
-        "cross-entropy of the batch itself (standard), of the batch with fresh N(0, sigma^2 I) added (noise), or of "
-        "the inputs that PGD makes of it within eps (adversarial: random start, steps of step_size times eps)",
+        "cross-entropy of the batch itself (standard), of the batch with fresh N(0, sigma^2 I) added (noise), with "
+        "fresh noise added after a layer, scaled by how far the layers before it stretch changes of the input "
+        "(PixelDP), or of the inputs that PGD makes of it within eps (adversarial: random start, steps of step_size "
+        "times eps)",
         "accuracy": "of the ONNX file under onnxruntime. Architectures and schedules were picked among a handful by "
         "test accuracy, so the test figures are slightly optimistic. Under noise: of the network itself, on noisy "
-        "copies of each test image. Under attack: right at the input and wherever l-inf PGD went, an upper bound on "
-        "the share that is robust; eps in raw input units",
+        "copies of each test image, or with noise after the layer that the file names. Under attack: right at the "
+        "input and wherever l-inf PGD went, an upper bound on the share that is robust; eps in raw input units",
         "versions": versions(),
         "networks": entries,
     }

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from verifkit.analysis.confidence import clopper_pearson_lower, gaussian_radius, least_draws
+from verifkit.analysis.confidence import clopper_pearson_lower, clopper_pearson_upper, gaussian_radius, least_draws
 from verifkit.budget import Budget
 from verifkit.errors import ModelError, OptionError
 from verifkit.evidence import SampleCounts
@@ -36,6 +36,44 @@ def test_all_of_the_draws_in_one_class_certify_the_published_radius() -> None:
     assert radius.certified.value == pytest.approx(0.952864, abs=5e-7)
     assert format_radius(radius.certified.value, 4) == "0.9528"
     assert format_radius(0.9528999) == "0.9528"
+
+
+def test_golden_radii() -> None:
+    """All n draws in one class, and known probabilities: R / sigma."""
+    from verifkit.analysis.smoothing.certificate import Plan
+    from verifkit.analysis.smoothing.noise import Gaussian
+
+    for n, alpha, expected in ((100_000, 0.001, 3.811457), (100_000, 0.01, 3.910511), (1000, 0.001, 2.463263)):
+        lower, rivals = Plan(n, alpha).bounds((0, n), 1)
+        assert Gaussian(1.0).radius(lower, rivals) == pytest.approx(expected, abs=1e-6)
+    for p, expected in ((0.6, 0.2533471), (0.8, 0.8416212), (0.9, 1.2815516), (0.99, 2.3263479), (0.999, 3.0902323)):
+        assert Gaussian(1.0).radius(p) == pytest.approx(expected, abs=1e-6)
+
+
+def test_bounds_are_never_above_the_exact_ones() -> None:
+    """The error of the inverse beta function, by summing the binomial tail in 40 digits, is far below the slack."""
+    from scipy.special import betaincinv
+
+    mp = pytest.importorskip("mpmath").mp
+
+    def tail(k: int, n: int, p: float) -> float:
+        term, total = mp.binomial(n, k) * p**k * (1 - p) ** (n - k), mp.mpf(0)
+        for i in range(k, n + 1):
+            total += term
+            if term < total * mp.mpf(10) ** -30:
+                break
+            term *= p / (1 - p) * (n - i) / (i + 1)
+        return total
+
+    with mp.workdps(40):
+        for n in (10, 100, 10_000, 100_000):
+            for alpha in (0.05, 0.001, 0.0005, 1e-6):
+                for k in {1, n // 3, n // 2 + 1, 9 * n // 10, n - 1, n}:
+                    raw = mp.mpf(float(betaincinv(k, n - k + 1, alpha)))
+                    slope = k * mp.binomial(n, k) * raw ** (k - 1) * (1 - raw) ** (n - k)
+                    assert abs(tail(k, n, raw) - mp.mpf(alpha)) / slope < mp.mpf("5e-14") * raw
+                    assert tail(k, n, mp.mpf(clopper_pearson_lower(k, n, alpha))) < mp.mpf(alpha)
+                    assert tail(n - k + 1, n, 1 - mp.mpf(clopper_pearson_upper(k - 1, n, alpha))) < mp.mpf(alpha)
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.01, 0.001])

@@ -116,6 +116,18 @@ def test_an_output_that_is_a_constant_or_an_input() -> None:
         load(build({"x": (1, 3)}, ["c", "d"], nodes[-2:]))
 
 
+@pytest.mark.parametrize("outputs", [["label", "y"], ["y", "label"], ["label"], ["y", "positive"]])
+def test_an_output_that_is_no_float_is_refused(outputs: list[str]) -> None:
+    """A class label is no score: joined with the scores it would be "class 0"."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"]), helper.make_node("ArgMax", ["y"], ["label"], axis=1, keepdims=0),
+        helper.make_node("Greater", ["y", "zero"], ["positive"]),
+    ]  # fmt: skip
+    data = build({"x": ("N", 3)}, outputs, nodes, zero=np.zeros((), F32))
+    with pytest.raises(ModelError, match=r"output '(label|positive)' .* type (int64|bool).* keep only the scores"):
+        model_from_bytes(data, "m", require_network=False)
+
+
 def test_doubles_boxes_and_the_writer() -> None:
     data = build({"x": (1, 3), "u": (1, 2)}, ["y", "t"], kind=TensorProto.DOUBLE, w=W.astype(np.float64))
     model = load(data)

@@ -101,7 +101,7 @@ class TestReport:
         assert "no rule for activation sigmoid at node 'Sigmoid_1' (Sigmoid), and 1 more; ask " in line
         asked = line.split("ask ")[1].removesuffix(" instead").split(", ")
         able = {v.name for v in report.verifiers if v.able}
-        assert {"interval", "crown"} <= set(asked) <= able - {"smoothing"}  # smoothing shares no norm with milp
+        assert {"interval", "crown"} <= set(asked) <= able - {"smoothing", "pixeldp"}  # those are of another subject
         auto = next(v for v in report.verifiers if v.name == "auto")
         assert auto.notes == ("complete on piecewise linear networks; this one has sigmoid",)
 
@@ -118,6 +118,7 @@ class TestReport:
         assert "needs a lowered network, and node 'best' (TopK) cannot be lowered" in line
         assert "or ask " in line
         assert "smoothing for l2" in line
+        assert "(a smoothed classifier)" in line
 
     def test_a_model_that_neither_import_takes(self, tmp_path: Path) -> None:
         nodes = [node("Hardmax", ["x"], ["y"], "a-name-that-is-too-long-for-any-column" * 9)]

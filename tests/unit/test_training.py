@@ -7,13 +7,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from verifkit.analysis.sensitivity import sensitivity  # noqa: E402
 from verifkit.errors import OptionError  # noqa: E402
+from verifkit.io.noise_layer import noise_place, noise_split  # noqa: E402
 from verifkit.io.onnx import model_from_bytes  # noqa: E402
 from verifkit.training.adversarial import Adversarial  # noqa: E402
 from verifkit.training.architecture import Architecture, Classifier, dense  # noqa: E402
-from verifkit.training.layers import Conv, Dense, Flatten, MaxPool, Relu, Reshape  # noqa: E402
+from verifkit.training.layers import Conv, Dense, Flatten, MaxPool, Noise, Relu, Reshape, Residual  # noqa: E402
 from verifkit.training.loop import Objective, Schedule, train  # noqa: E402
-from verifkit.training.noise import GaussianNoise  # noqa: E402
+from verifkit.training.noise import GaussianNoise, PrivateNoise, stretching  # noqa: E402
 from verifkit.training.standard import cross_entropy  # noqa: E402
 
 SHORT = Schedule(epochs=3, batch_size=16, learning_rate=1e-2)
@@ -242,3 +244,95 @@ def test_wrong_data_and_options_are_mistakes(data: tuple[np.ndarray, np.ndarray]
     for options in ({"epochs": -1}, {"batch_size": 0}, {"learning_rate": 0.0}, {"weight_decay": -1.0}):
         with pytest.raises(OptionError, match="training needs"):
             Schedule(**options)
+
+
+# --- noise after a layer -------------------------------------------------------------------------------------------
+
+
+def private(mechanism: str, scale: float = 0.1) -> Architecture:
+    """Noise after a convolution of 4x4 pixels, before its ReLU."""
+    first = (Reshape((1, 4, 4)), Conv(3, kernel=3, stride=2, padding=1))
+    return Architecture((16,), (*first, Noise(mechanism, scale), Relu(), Flatten(), Dense(3)))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def pixels() -> tuple[np.ndarray, np.ndarray]:
+    """Three noisy patterns of sixteen pixels."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, size=90)
+    return (rng.random((3, 16))[y] + 0.1 * rng.standard_normal((90, 16))).astype(np.float32), y
+
+
+@pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
+def test_the_file_has_the_place_and_no_noise(mechanism: str, pixels: tuple[np.ndarray, np.ndarray]) -> None:
+    trained, again, other = (
+        train(private(mechanism, scale), *pixels, seed=0, schedule=SHORT, objective=PrivateNoise())
+        for scale in (0.1, 0.1, 0.5)
+    )
+    assert same(trained, again)
+    assert not same(trained, other)
+    model = model_from_bytes(trained.onnx(), "private")
+    assert noise_place(model) == "conv1"
+    x = torch.from_numpy(pixels[0])
+    np.testing.assert_allclose(model(pixels[0]), trained(x).numpy(), rtol=1e-4, atol=1e-5)
+    head = noise_split(model).head
+    assert head is not None
+    assert head.network is not None
+    norm = "1" if mechanism == "laplace" else "2"
+    stretch = float(stretching(trained.architecture.layers[:2], trained.parameters, (16,), mechanism))
+    assert stretch == pytest.approx(sensitivity(head.network, norm, norm), rel=1e-5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
+def test_the_noise_has_its_scale_times_what_the_layers_stretch(mechanism: str) -> None:
+    """Equal labels and an identity behind: the loss is that of the noise, replayed from the generator."""
+    architecture = Architecture((2,), (Dense(2), Noise(mechanism, 0.5), Dense(2)))  # type: ignore[arg-type]
+    classifier = Classifier(architecture, (3 * torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2)))
+    x, y = torch.zeros(20_000, 2), torch.zeros(20_000, dtype=torch.int64)
+    loss = float(PrivateNoise()(classifier, x, y, torch.Generator().manual_seed(0)))
+    rng = np.random.default_rng(0)
+    drawn = rng.laplace(size=(400_000, 2)) if mechanism == "laplace" else rng.standard_normal((400_000, 2))
+    expected = np.log1p(np.exp(1.5 * (drawn[:, 1] - drawn[:, 0]))).mean()
+    assert loss == pytest.approx(expected, rel=0.03)
+
+
+def test_nothing_is_gained_by_stretching_more() -> None:
+    """Multiplying the layer before the noise and dividing the one behind it leaves the loss as it is."""
+    architecture = Architecture((4,), (Dense(3), Noise("gaussian", 0.3), Relu(), Dense(3)))
+    generator = torch.Generator().manual_seed(1)
+    first, bias, last, end = architecture.initial(generator).detached().parameters
+    x, y = torch.rand(50, 4, generator=generator), torch.arange(50) % 3
+    losses = [
+        float(PrivateNoise()(Classifier(architecture, (c * first, c * bias, last / c, end)), x, y,
+                             torch.Generator().manual_seed(2)))
+        for c in (1e-3, 1.0, 1e3)
+    ]  # fmt: skip
+    assert losses == pytest.approx([losses[1]] * 3, rel=1e-3)
+
+
+def test_noise_in_a_wrong_place_is_a_mistake(pixels: tuple[np.ndarray, np.ndarray]) -> None:
+    noise = Noise("gaussian", 0.1)
+    for layers in ((Dense(3), noise), (noise, Dense(3), noise, Dense(3))):
+        with pytest.raises(OptionError, match="one place"):
+            Architecture((4,), layers)
+    with pytest.raises(OptionError, match="outside of residual"):
+        Architecture((4,), (Residual((Dense(4), noise)), Dense(3)))
+    for wrong in (Noise("gaussian", 0.0), Noise("uniform", 0.1), Noise("laplace", float("nan"))):  # type: ignore[arg-type]
+        with pytest.raises(OptionError, match="positive scale"):
+            Architecture((4,), (wrong, Dense(3)))
+    for architecture, match in (
+        (dense(16, (5,), 3), "needs a Noise layer"),
+        (Architecture((16,), (Dense(5), Relu(), Dense(5), noise, Relu(), Dense(3))), "must be affine"),
+    ):
+        with pytest.raises(OptionError, match=match):
+            train(architecture, *pixels, seed=0, schedule=SHORT, objective=PrivateNoise())
+
+
+def test_noise_at_the_input_is_that_of_randomized_smoothing(pixels: tuple[np.ndarray, np.ndarray]) -> None:
+    plain = Architecture((16,), (Dense(8), Relu(), Dense(3)))
+    noisy = Architecture((16,), (Noise("gaussian", 0.4), *plain.layers))
+    first = train(plain, *pixels, seed=0, schedule=SHORT, objective=GaussianNoise(0.4))
+    second = train(noisy, *pixels, seed=0, schedule=SHORT, objective=PrivateNoise())
+    for p, q in zip(first.parameters, second.parameters, strict=True):
+        torch.testing.assert_close(p, q)
+    assert noise_place(model_from_bytes(second.onnx(), "input")) == "input"

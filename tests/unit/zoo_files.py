@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ZOO = ROOT / "benchmarks" / "zoo"
 SUITES = ROOT / "benchmarks" / "suites"
 MANIFEST = json.loads((ZOO / "manifest.json").read_text(encoding="utf-8"))
+FOREST = json.loads((ZOO / "forest.json").read_text(encoding="utf-8"))
+"""The one model of the zoo that is no network, and so no case of `networks`."""
 networks = pytest.mark.parametrize("entry", [pytest.param(entry, id=entry["file"]) for entry in MANIFEST["networks"]])
 
 

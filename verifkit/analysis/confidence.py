@@ -24,6 +24,11 @@ def clopper_pearson_lower(successes: int, draws: int, alpha: float) -> float:
     return float(betaincinv(successes, draws - successes + 1, alpha)) * (1.0 - 1e-13)
 
 
+def clopper_pearson_upper(successes: int, draws: int, alpha: float) -> float:
+    """One-sided upper confidence bound on a binomial proportion: the failures' lower bound turned round, rounded up."""
+    return min(1.0, math.nextafter(1.0 - clopper_pearson_lower(draws - successes, draws, alpha), 2.0))
+
+
 def gaussian_radius(sigma: float, p_lower: float) -> float:
     """sigma * Phi^-1(p), rounded down; 0 where p <= 1/2 (Cohen et al. 2019, theorem 1 with p_B = 1 - p_A)."""
     from scipy.special import ndtri

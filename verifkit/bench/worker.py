@@ -33,7 +33,7 @@ from verifkit.bench.instance import (
 from verifkit.budget import Budget
 from verifkit.capabilities import Kind
 from verifkit.errors import VerifkitError
-from verifkit.evidence import SampleCounts
+from verifkit.evidence import Counts
 from verifkit.io.onnx import load_model
 from verifkit.model import Model
 from verifkit.query import Query, input_norm
@@ -118,7 +118,7 @@ def _verdict_fields(result: Result) -> dict[str, Any]:
         "detail": result.detail,
         "guarantee": None if result.guarantee is None else guarantee_to_json(result.guarantee),
         "witness": None if result.witness is None else witness_to_json(result.witness),
-        "counts": counts_to_json(evidence) if isinstance(evidence, SampleCounts) else None,
+        "counts": counts_to_json(evidence) if isinstance(evidence, Counts) else None,
         "statistics": dict(result.statistics),
     }
 

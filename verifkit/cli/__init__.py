@@ -1,4 +1,4 @@
-"""The command line: `verifkit verify | bounds | radius | supports | bench | report | list | cite`.
+"""The command line: `verifkit verify | bounds | radius | supports | certify | audit | bench | ...`.
 
 The contract (exit status, first line of an answer, plain output where there is no terminal) is `docs/cli.md`. Nothing
 heavy is imported before the command that needs it runs.
@@ -15,6 +15,7 @@ import click
 
 from verifkit.cli.asking import bounds, radius, supports, verify
 from verifkit.cli.output import DEFINITE, FAILED, FAILURE, MISTAKE, say
+from verifkit.cli.smoothing_runs import audit, certify
 from verifkit.cli.studying import bench, cite, list_, report
 from verifkit.errors import RunnerError, VerifkitError
 
@@ -29,7 +30,7 @@ def cli(debug: bool) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO if debug else logging.WARNING, format="%(message)s")
 
 
-for _command in (verify, bounds, radius, supports, bench, report, list_, cite):
+for _command in (verify, bounds, radius, supports, certify, audit, bench, report, list_, cite):
     cli.add_command(_command)
 
 

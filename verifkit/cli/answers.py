@@ -9,7 +9,7 @@ from dataclasses import replace
 from verifkit.budget import Budget
 from verifkit.capabilities import Capabilities
 from verifkit.errors import OptionError, VerifkitError
-from verifkit.evidence import SampleCounts, Witness
+from verifkit.evidence import PrivacyCounts, SampleCounts, Witness
 from verifkit.input_sets import Box
 from verifkit.io.onnx import load_model
 from verifkit.io.vnnlib import load_property
@@ -27,12 +27,14 @@ def ask(
     options: Mapping[str, str],
     limits: Budget,
     seed: int,
+    start: float | None = None,
 ) -> Result:
     """Loads the files and puts the question; raises `VerifkitError` for a user's mistake.
 
-    The verifier gets what loading leaves of the time, so that it ends by itself before the process around ends it.
+    The verifier gets what loading leaves of the time since `start` (monotonic; by default now), so that it ends by
+    itself before the process around ends it.
     """
-    start = time.monotonic()
+    start = time.monotonic() if start is None else start
     chosen = create(verifier, options)
     query = question(model, spec, chosen)
     if limits.seconds is not None:
@@ -78,7 +80,11 @@ def answer_text(result: Result) -> str:
     if isinstance(evidence, Witness):
         lines += _witness_lines(evidence)
     if isinstance(evidence, SampleCounts):
-        lines.append(f"certified l2 radius: {format_radius(evidence.radius)} (p >= {evidence.lower:.6f})")
+        told = f"class {evidence.chosen}, p >= {format_radius(evidence.lower, 6)}"
+        lines.append(f"certified l{evidence.norm} radius: {format_radius(evidence.radius)} ({told})")
+    if isinstance(evidence, PrivacyCounts) and not evidence.released:
+        told = f"class {evidence.chosen}, score >= {format_radius(evidence.lower, 6)}"
+        lines.append(f"certified l{evidence.norm} radius: {format_radius(evidence.radius)} ({told})")
     return "\n".join(lines) + "\n"
 
 

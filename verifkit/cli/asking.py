@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -37,14 +38,14 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_LIMITS = (
+LIMITS = (
     click.option("--timeout", type=float, metavar="S", help="Wall seconds. [default: no limit]"),
     click.option("--memory", type=float, metavar="GIB", help="Resident memory. [default: no limit]"),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."),
 )
 
 
-def _verifier(default: str) -> tuple[Callable[[Any], Any], ...]:
+def verifier_options(default: str) -> tuple[Callable[[Any], Any], ...]:
     return (
         click.option("--verifier", default=default, show_default=True, help="A name from `verifkit list`."),
         click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the verifier; repeatable."),
@@ -52,7 +53,7 @@ def _verifier(default: str) -> tuple[Callable[[Any], Any], ...]:
     )
 
 
-def _with(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def with_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Several options as one decorator, shown in the order given."""
 
     def decorate(command: Any) -> Any:
@@ -66,9 +67,9 @@ def _with(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 @click.command()
 @click.argument("model", type=click.Path())
 @click.argument("spec", type=click.Path())
-@_with(*_verifier("auto"))
+@with_options(*verifier_options("auto"))
 @click.option("--trace", type=click.Path(), metavar="FILE", help="Write every step to FILE (reluplex).")
-@_with(*_LIMITS)
+@with_options(*LIMITS)
 def verify(
     model: str,
     spec: str,
@@ -85,8 +86,8 @@ def verify(
     The first line is unsat (the property holds), sat (a counterexample was found and replayed), unknown, timeout or
     error.
     """
-    limits, chosen = _limits(timeout, memory), parse_options(options)
-    _supervise(partial(_verify, model, spec, verifier, chosen, limits, seed, trace), limits, as_json)
+    limits, chosen = limits_of(timeout, memory), parse_options(options)
+    supervise(partial(_verify, model, spec, verifier, chosen, limits, seed, trace), limits, as_json)
 
 
 @click.command()
@@ -94,7 +95,7 @@ def verify(
 @click.argument("spec", type=click.Path())
 @click.option("--layer", metavar="NAME", help="Every entry of this layer, in place of a line for each layer.")
 @click.option("--out", type=click.Path(), metavar="FILE", help="Also write NAME.lower and NAME.upper to an .npz file.")
-@_with(*_verifier("crown"), *_LIMITS)
+@with_options(*verifier_options("crown"), *LIMITS)
 def bounds(
     model: str,
     spec: str,
@@ -111,9 +112,9 @@ def bounds(
 
     Lower ends are rounded down, upper ends up.
     """
-    limits = _limits(timeout, memory)
+    limits = limits_of(timeout, memory)
     shown = layer, out, terminal_width()
-    _supervise(partial(_bounds, model, spec, verifier, parse_options(options), limits, seed, shown), limits, as_json)
+    supervise(partial(_bounds, model, spec, verifier, parse_options(options), limits, seed, shown), limits, as_json)
 
 
 @click.command()
@@ -125,7 +126,7 @@ def bounds(
 @click.option("--norm", type=click.Choice(["inf", "2", "1", "0"]), default="inf", show_default=True)
 @click.option("--clip", nargs=2, type=str, metavar="LOW HIGH", help="The inputs that exist at all. [default: any]")
 @click.option("--tolerance", type=float, default=2.0**-10, help="Of the bracket, relative. [default: 0.001]")
-@_with(*_verifier("auto"), *_LIMITS)
+@with_options(*verifier_options("auto"), *LIMITS)
 def radius(
     model: str,
     inputs: str,
@@ -147,18 +148,18 @@ def radius(
     """
     from verifkit.cli.radius_answer import Asked
 
-    limits = _limits(timeout, memory)
+    limits = limits_of(timeout, memory)
     asked = Asked(model, inputs, index, label, norm, clip)
     work = partial(_radius, asked, verifier, parse_options(options), limits, seed, tolerance)
-    _supervise(work, limits, as_json)
+    supervise(work, limits, as_json)
 
 
 @click.command()
 @click.argument("model", type=click.Path())
-@_with(*_LIMITS)
+@with_options(*LIMITS)
 def supports(model: str, timeout: float | None, memory: float | None, as_json: bool) -> None:
     """Which certifiers can take MODEL (.onnx), and which node stops the others."""
-    _supervise(partial(_supports, model), _limits(timeout, memory), as_json)
+    supervise(partial(_supports, model), limits_of(timeout, memory), as_json)
 
 
 Said = tuple[int, str, dict[str, Any]]
@@ -168,9 +169,10 @@ Said = tuple[int, str, dict[str, Any]]
 def _verify(
     model: str, spec: str, verifier: str, options: dict[str, str], limits: Budget, seed: int, trace: str | None
 ) -> Said:
+    start = time.monotonic()  # imports take half a second on a busy machine
     from verifkit.cli.answers import answer_text, ask, with_trace
 
-    result = ask(model, spec, verifier, with_trace(verifier, options, trace), limits, seed)
+    result = ask(model, spec, verifier, with_trace(verifier, options, trace), limits, seed, start)
     status = DEFINITE if result.word in ("sat", "unsat") else FAILURE if result.word == "error" else UNDECIDED
     return status, answer_text(result), result.to_json()
 
@@ -213,13 +215,13 @@ def _supports(model: str) -> Said:
     return DEFINITE if found.any_able else UNDECIDED, found.to_text() + "\n", found.to_json()
 
 
-def _limits(timeout: float | None, memory: float | None) -> Budget:
+def limits_of(timeout: float | None, memory: float | None) -> Budget:
     from verifkit.budget import Budget
 
     return Budget(seconds=timeout, memory_bytes=as_bytes(memory))
 
 
-def _supervise(question: Callable[[], Said], limits: Budget, as_json: bool) -> None:
+def supervise(question: Callable[[], Said], limits: Budget, as_json: bool) -> None:
     """Asks in a process of its own, prints the answer and exits with its status."""
     from verifkit.supervise import Stopped, supervised
 

@@ -21,7 +21,7 @@ _NO_OPTIONS: dict[str, str] = {}
 @click.option("--memory", type=float, metavar="GIB", help="Resident memory of each worker.")
 @click.option("--jobs", type=int, metavar="N", help="Workers at a time. [default: the number of CPUs]")
 @click.option("--out", type=click.Path(), metavar="DIR", help="Result folder. [default: results/SUITE]")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--repeats", type=int, default=1, show_default=True)
 def bench(
     suite: str,

@@ -148,6 +148,13 @@ class OnnxRunner:
             raise ModelError(f"onnxruntime cannot run the model: {reason(error)}") from None
         if not all(isinstance(y, np.ndarray) for y in results):
             raise ModelError("an output of the model is no tensor: export it with plain tensors as its outputs")
+        for name, y in zip(self.outputs, results, strict=True):
+            if not np.issubdtype(y.dtype, np.floating):  # a class label, say, must not be taken for a score
+                kind = "string" if y.dtype.kind in "OSU" else y.dtype.name
+                raise ModelError(
+                    f"output '{name}' of the model is of type {kind}, and so no scores: keep only the scores as "
+                    f"outputs of the file (onnx.utils.extract_model does that)"
+                )
         return results
 
     def __getstate__(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 from verifkit.capabilities import Kind
-from verifkit.evidence import SampleCounts
+from verifkit.evidence import PrivacyCounts, SampleCounts
 from verifkit.input_sets import ball
 from verifkit.model import Model
 from verifkit.properties import Property, misclassified
@@ -120,6 +120,42 @@ def counts_recompute(trial: Trial) -> None:
         trial.fail("counts_recompute", "; ".join(misses))
 
 
+def privacy_counts_recompute(trial: Trial) -> None:
+    """Counts of a certificate by differential privacy give back its bounds, its inequality and its radius."""
+    for exact in RADII:
+        model = linear_classifier(exact)
+        counts = trial.ask(robust_query(model, exact / 4)).evidence
+        if isinstance(counts, PrivacyCounts) and not counts.released:
+            wrong = _privacy_slip(counts, model)
+            if wrong:
+                trial.fail("privacy_counts_recompute", wrong)
+
+
+def _privacy_slip(counts: PrivacyCounts, model: Model) -> str:
+    """What in the record does not follow from its counts; empty if all does."""
+    if len(counts.estimation) != model.n_outputs or counts.model_digest != model.digest:
+        return "the counts are about another model"
+    if not counts.squares:
+        level, draws = counts.eta / model.n_outputs * (1 + 1e-6), counts.draws
+        wins = int(counts.estimation[counts.chosen])
+        rival = max(int(v) for k, v in enumerate(counts.estimation) if k != counts.chosen)
+        if counts.lower > 0 and binomial_tail(wins, draws, counts.lower) > level:
+            return f"{wins} of {draws} do not show a score >= {counts.lower!r} at eta = {counts.eta}"
+        left = 1.0 - counts.lower
+        if counts.upper < left * (1 - 1e-9) and binomial_tail(draws - rival, draws, 1.0 - counts.upper) > level:
+            return f"{rival} of {draws} do not show a score <= {counts.upper!r} at eta = {counts.eta}"
+    if counts.radius <= 0:
+        return ""
+    eps, delta, size = counts.eps, counts.delta, counts.radius / counts.scale
+    if counts.lower <= math.exp(2 * eps) * counts.upper + (1 + math.exp(eps)) * delta:
+        return f"the classes are not apart at eps = {eps!r}, delta = {delta!r}"
+    normal = NormalDist()
+    needed = normal.cdf(size / 2 - eps / size) - math.exp(eps) * normal.cdf(-size / 2 - eps / size)
+    if size > eps * (1 + 1e-9) if counts.mechanism == "laplace" else needed > delta * (1 + 1e-9) + 1e-14:
+        return f"noise is not ({eps!r}, {delta!r})-private for changes of {size!r} times its scale"
+    return ""
+
+
 def binomial_tail(wins: int, draws: int, p: float) -> float:
     """P[Bin(draws, p) >= wins], summed term by term."""
     k = np.arange(wins, draws + 1)
@@ -132,6 +168,7 @@ RULES = (
     Rule("exact_radius_is_not_exceeded", exact_radius_is_not_exceeded, _asks, soundness=True),
     Rule("stated_radius_is_not_exceeded", stated_radius_is_not_exceeded, _asks, soundness=True),
     Rule("counts_recompute", counts_recompute, _asks, soundness=True),
+    Rule("privacy_counts_recompute", privacy_counts_recompute, _asks, soundness=True),
     Rule("never_violated", never_violated, _asks, soundness=True),
     Rule("clear_cases_are_certified", clear_cases_are_certified, _asks),
 )

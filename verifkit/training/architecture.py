@@ -11,7 +11,7 @@ import torch
 from verifkit.errors import OptionError
 from verifkit.maps import Shape
 from verifkit.training import layers as chain
-from verifkit.training.layers import Activation, Dense, Layer, Relu
+from verifkit.training.layers import Activation, Dense, Layer, Noise, Relu
 from verifkit.training.onnx_file import OnnxFile
 
 
@@ -30,6 +30,9 @@ class Architecture:
             raise OptionError(f"an architecture needs layers and a positive input shape, not {self.input_shape}")
         if len(self.output_shape) != 1:
             raise OptionError(f"an architecture ends in a vector of scores, not in shape {self.output_shape}")
+        places = [index for index, layer in enumerate(self.layers) if isinstance(layer, Noise)]
+        if len(places) > 1 or len(self.layers) - 1 in places:
+            raise OptionError("an architecture has noise in one place at most, and a layer behind it")
 
     def __str__(self) -> str:
         return f"input {'x'.join(map(str, self.input_shape))}, {chain.describe(self.layers)}"

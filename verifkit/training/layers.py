@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -215,6 +215,35 @@ class Tanh(Activation):
 
 
 @dataclass(frozen=True)
+class Noise(Layer):
+    """The place where PixelDP adds noise: in training (`verifkit.training.noise.PrivateNoise`) and in certifying.
+
+    The network itself has no noise: here it passes its input on, and its ONNX file names the tensor in its metadata.
+    mechanism: "gaussian" for changes of the input in l2, "laplace" in l1. scale: standard deviation, or Laplace's b,
+    for each unit that the layers before it can stretch a change by: in raw input units.
+    """
+
+    mechanism: Literal["gaussian", "laplace"]
+    scale: float
+
+    kind: ClassVar[str] = "noise"
+
+    def __str__(self) -> str:
+        return f"{self.mechanism} noise {self.scale:g}"
+
+    def out_shape(self, shape: Shape) -> Shape:
+        if self.mechanism not in ("gaussian", "laplace") or not (self.scale > 0 and math.isfinite(self.scale)):
+            raise OptionError(f"noise is gaussian or laplace with a positive scale, not '{self}'")
+        return shape
+
+    def forward(self, x: torch.Tensor, parameters: Iterator[torch.Tensor]) -> torch.Tensor:
+        return x
+
+    def write(self, file: OnnxFile, x: str, parameters: Iterator[np.ndarray], name: str) -> None:
+        raise AssertionError("noise is no step of the file: `write` notes its place")
+
+
+@dataclass(frozen=True)
 class Residual(Layer):
     """body(x) + shortcut(x) (He et al., "Deep residual learning for image recognition", CVPR 2016).
 
@@ -232,6 +261,8 @@ class Residual(Layer):
         return f"residual ({describe(self.body)}{shortcut})"
 
     def out_shape(self, shape: Shape) -> Shape:
+        if any(isinstance(layer, Noise) for layer in (*self.body, *self.shortcut)):
+            raise OptionError("noise stands outside of residual blocks: around it, the block's input would go without")
         body, shortcut = shapes(self.body, shape)[-1], shapes(self.shortcut, shape)[-1]
         if body != shortcut:
             raise OptionError(f"a residual block's body gives shape {body}, but its shortcut {shortcut}")
@@ -275,6 +306,9 @@ def write(
 ) -> str:
     """Append the layers to the file, reading tensor `x`; returns the last tensor's name, which `output` may give."""
     for index, layer in enumerate(layers):
+        if isinstance(layer, Noise):
+            file.noise_after(x)
+            continue
         name = output if output is not None and index == len(layers) - 1 else file.name(layer.kind)
         layer.write(file, x, parameters, name)
         x = name

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from verifkit.io.noise_layer import NOISE_AFTER
 from verifkit.maps import Shape
 
 OPSET = 13
@@ -28,6 +29,7 @@ class OnnxFile:
         self._steps: list[onnx.NodeProto] = []
         self._tensors: list[onnx.TensorProto] = []
         self._counts: Counter[str] = Counter()
+        self._metadata: dict[str, str] = {}
 
     def name(self, kind: str) -> str:
         """A fresh name for a value: its kind and a number from 1."""
@@ -48,6 +50,10 @@ class OnnxFile:
         """One ONNX node, named like its output."""
         self._steps.append(helper.make_node(operator, list(inputs), [output], name=output, **attributes))
 
+    def noise_after(self, tensor: str) -> None:
+        """Note in the file's metadata that noise is added to this tensor; the graph itself stays without it."""
+        self._metadata[NOISE_AFTER] = tensor
+
     def content(self, inputs: tuple[str, Shape], outputs: tuple[str, Shape]) -> bytes:
         """The file's bytes; (name, shape without batch axis) of its input and output. Same steps, same bytes."""
         ends = [
@@ -56,5 +62,6 @@ class OnnxFile:
         graph = helper.make_graph(self._steps, "network", ends[:1], ends[1:], self._tensors)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         model.producer_name = "verifkit"
+        helper.set_model_props(model, self._metadata)
         data: bytes = model.SerializeToString(deterministic=True)
         return data
