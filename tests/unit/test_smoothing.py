@@ -374,3 +374,10 @@ def test_exact_draws_speak_of_float32_only_where_the_model_runs_in_it() -> None:
         result = create("smoothing", {"grid": "true"}).verify(family.at("0.1"))
         assert result.guarantee is not None
         assert result.guarantee.semantics is semantics
+
+
+@pytest.mark.parametrize("name", ["smoothing", "pixeldp"])
+def test_an_input_beyond_all_floats_is_a_mistake(name: str) -> None:
+    family = robustness_family(threshold(0.0), [Fraction(10) ** 39], 1, "2")
+    with pytest.raises(PropertyError, match="is no finite float32"):
+        create(name).verify(family.at(0))

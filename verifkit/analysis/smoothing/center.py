@@ -59,7 +59,13 @@ def center_floats(center: Sequence[Fraction], noise: Noise, dtype: type[np.float
         )
         gaps = [abs(value - k) for value, k in zip(center, exact, strict=True) if value != k]
     else:
-        floats = np.array([float(value) for value in center], dtype=dtype)
+        with np.errstate(over="ignore"):
+            floats = np.array([float(value) for value in center], dtype=dtype)
+        if not np.isfinite(floats).all():
+            place = int(np.argmin(np.isfinite(floats)))
+            raise PropertyError(
+                f"entry {place} of the input, {float(center[place]):g}, is no finite {floats.dtype.name}"
+            )
         pairs = zip(center, floats.tolist(), strict=True)
         gaps = [abs(value - Fraction(near)) for value, near in pairs if value != near]
     if not gaps or noise.norm == "0":
