@@ -7,7 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from verifkit.analysis.confidence import clopper_pearson_lower, clopper_pearson_upper, gaussian_radius, least_draws
+from verifkit.analysis.confidence import clopper_pearson_lower, clopper_pearson_upper, least_draws
+from verifkit.analysis.smoothing.noise import Gaussian
 from verifkit.budget import Budget
 from verifkit.errors import ModelError, OptionError
 from verifkit.evidence import SampleCounts
@@ -41,7 +42,6 @@ def test_all_of_the_draws_in_one_class_certify_the_published_radius() -> None:
 def test_golden_radii() -> None:
     """All n draws in one class, and known probabilities: R / sigma."""
     from verifkit.analysis.smoothing.certificate import Plan
-    from verifkit.analysis.smoothing.noise import Gaussian
 
     for n, alpha, expected in ((100_000, 0.001, 3.811457), (100_000, 0.01, 3.910511), (1000, 0.001, 2.463263)):
         lower, rivals = Plan(n, alpha).bounds((0, n), 1)
@@ -83,7 +83,7 @@ def test_no_count_certifies_more_than_all_draws_agreeing(n: int, alpha: float) -
 
     best = 0.25 * norm.ppf(alpha ** (1 / n))
     for successes in {n, n - 1, n // 2}:
-        assert gaussian_radius(0.25, clopper_pearson_lower(successes, n, alpha)) <= max(best, 0.0)
+        assert Gaussian(0.25).radius(clopper_pearson_lower(successes, n, alpha)) <= max(best, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_options_that_cannot_certify_are_refused(options: dict[str, float], sent
 
 def test_the_least_n_certifies_and_one_less_does_not() -> None:
     n = least_draws(0.001)
-    assert gaussian_radius(1.0, clopper_pearson_lower(n, n, 0.001)) > 0
-    assert gaussian_radius(1.0, clopper_pearson_lower(n - 1, n - 1, 0.001)) == 0
+    assert Gaussian(1.0).radius(clopper_pearson_lower(n, n, 0.001)) > 0
+    assert Gaussian(1.0).radius(clopper_pearson_lower(n - 1, n - 1, 0.001)) == 0
 
 
 def test_outputs_that_are_no_numbers_are_an_error() -> None:

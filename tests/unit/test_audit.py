@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from scipy.stats import beta, norm
 
-from verifkit.analysis.confidence import clopper_pearson_lower, gaussian_radius
+from verifkit.analysis.confidence import clopper_pearson_lower
 from verifkit.analysis.smoothing.attainable import Claim
 from verifkit.analysis.smoothing.audit import Digits, Rounding, audit
 from verifkit.analysis.smoothing.log import Row, mend, read_log, write_rows
+from verifkit.analysis.smoothing.noise import Gaussian
 from verifkit.errors import OptionError, SuiteError
 
 Print = Callable[[float], str]
@@ -171,7 +172,7 @@ def test_an_attainable_radius_is_that_of_its_count() -> None:
     claim = Claim(0.5, 1000, 0.01)
     counts = np.array([0, 1, 500, 540, 900, 999, 1000])
     for count, radius in zip(counts.tolist(), claim.radius(counts), strict=True):
-        ours = gaussian_radius(0.5, clopper_pearson_lower(count, 1000, 0.01)) if count else 0.0
+        ours = Gaussian(0.5).radius(clopper_pearson_lower(count, 1000, 0.01)) if count else 0.0
         assert radius == pytest.approx(ours, rel=1e-9)
         assert ours <= radius
     found, there = claim.counts_within(claim.radius(counts[3:]), claim.radius(counts[3:]))

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from verifkit.analysis.confidence import clopper_pearson_lower, gaussian_radius
+from verifkit.analysis.confidence import clopper_pearson_lower
 from verifkit.analysis.smoothing.anytime import ConfidenceSequence
 from verifkit.analysis.smoothing.ledger import errors_allowed
 from verifkit.analysis.smoothing.log import Row
+from verifkit.analysis.smoothing.noise import Gaussian
 
 RUNS = 20_000
 N0, N, BLOCK, SIGMA = 100, 2048, 256, 1.0
@@ -33,14 +34,14 @@ Procedure = Callable[[float, float, np.random.Generator], Certificates]
 
 @cache
 def fixed_radius(count: int, draws: int, alpha: float) -> float:
-    return gaussian_radius(SIGMA, clopper_pearson_lower(count, draws, alpha))
+    return Gaussian(SIGMA).radius(clopper_pearson_lower(count, draws, alpha))
 
 
 @cache
 def anytime_radius(count: int, draws: int, alpha: float) -> float:
     sequence = ConfidenceSequence(alpha, horizon=N)
     sequence.update(count, draws)
-    return gaussian_radius(SIGMA, sequence.lower())
+    return Gaussian(SIGMA).radius(sequence.lower())
 
 
 def chosen_and_counted(p: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

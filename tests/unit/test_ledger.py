@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from verifkit.analysis.confidence import clopper_pearson_lower, gaussian_radius, least_draws
+from verifkit.analysis.confidence import clopper_pearson_lower, least_draws
+from verifkit.analysis.smoothing.certificate import Plan
 from verifkit.analysis.smoothing.ledger import (
     AlphaLedger,
     accuracy_lower,
     bonferroni,
-    check_draws,
     errors_allowed,
     holm,
     p_values,
 )
+from verifkit.analysis.smoothing.noise import Gaussian
 from verifkit.errors import OptionError
 
 
@@ -62,12 +63,12 @@ def test_bonferroni_shares_add_up_to_no_more(inputs: int) -> None:
 
 
 def test_a_number_of_draws_that_cannot_certify_is_refused() -> None:
-    check_draws(10, 0.001)
+    Plan(10, 0.001)
     with pytest.raises(OptionError, match="least n that can is 10"):
-        check_draws(9, 0.001)
+        Plan(9, 0.001)
     simultaneous = bonferroni(0.001, 500)
     with pytest.raises(OptionError, match=f"least n that can is {least_draws(simultaneous)}"):
-        check_draws(18, simultaneous)
+        Plan(18, simultaneous)
 
 
 @pytest.mark.parametrize(("inputs", "alpha", "rho"), [(500, 0.001, 0.001), (10_000, 0.001, 0.05), (3, 0.05, 1e-6)])
@@ -92,7 +93,7 @@ def test_a_p_value_is_the_binomial_tail_at_the_radius(count: int) -> None:
 
 
 def test_a_p_value_agrees_with_the_certified_radius() -> None:
-    radius = gaussian_radius(0.5, clopper_pearson_lower(950, 1000, 0.01))
+    radius = Gaussian(0.5).radius(clopper_pearson_lower(950, 1000, 0.01))
     assert p_values(950, 1000, 0.5, radius * (1 - 1e-6)) < 0.01 < p_values(950, 1000, 0.5, radius * (1 + 1e-6))
 
 
@@ -118,7 +119,7 @@ def test_probabilities_are_probabilities(wrong: float) -> None:
     for call in (
         lambda: AlphaLedger(wrong),
         lambda: bonferroni(wrong, 2),
-        lambda: check_draws(10, wrong),
+        lambda: Plan(10, wrong),
         lambda: holm([0.1], wrong),
         lambda: errors_allowed(5, 0.1, wrong),
         lambda: errors_allowed(5, wrong, 0.1),

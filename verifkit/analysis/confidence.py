@@ -29,15 +29,6 @@ def clopper_pearson_upper(successes: int, draws: int, alpha: float) -> float:
     return min(1.0, math.nextafter(1.0 - clopper_pearson_lower(draws - successes, draws, alpha), 2.0))
 
 
-def gaussian_radius(sigma: float, p_lower: float) -> float:
-    """sigma * Phi^-1(p), rounded down; 0 where p <= 1/2 (Cohen et al. 2019, theorem 1 with p_B = 1 - p_A)."""
-    from scipy.special import ndtri
-
-    if p_lower <= 0.5:
-        return 0.0
-    return max(0.0, sigma * float(ndtri(p_lower)) * (1.0 - 1e-13))
-
-
 def least_draws(alpha: float) -> int:
     """The least n whose best case (n of n draws agree) certifies anything: alpha^(1/n) > 1/2."""
     n = max(1, math.ceil(math.log(alpha) / math.log(0.5)))

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from verifkit.analysis.confidence import least_draws
 from verifkit.errors import OptionError
 
 
@@ -67,15 +66,6 @@ def bonferroni(alpha: float, inputs: int) -> float:
     _inputs(inputs)
     share = alpha / inputs
     return share if share * inputs <= alpha else math.nextafter(share, 0.0)
-
-
-def check_draws(draws: int, alpha: float) -> None:
-    """Raises `OptionError` for a number of draws that cannot certify anything at `alpha`; names the least that can."""
-    _probability("alpha", alpha)
-    if draws < least_draws(alpha):
-        raise OptionError(
-            f"n = {draws} draws can never certify at alpha = {alpha:g}: the least n that can is {least_draws(alpha)}"
-        )
 
 
 def p_values(counts: Any, draws: int, sigma: float, radius: float) -> np.ndarray:
