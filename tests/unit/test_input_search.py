@@ -9,9 +9,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from verifkit.analysis.bab.box_examination import Bounded, Disjuncts, examine
+from tests.unit.phase_evidence import refuted_boxes
+from verifkit.analysis.bab.box_examination import Bounded, Disjuncts
 from verifkit.analysis.bab.chain import chain_of, piecewise_linear
-from verifkit.analysis.bab.chain_bounds import ChainBounds
 from verifkit.analysis.bab.input_search import InputSearch
 from verifkit.analysis.bab.workers import Workers
 from verifkit.analysis.linear import analyse
@@ -91,29 +91,6 @@ def test_agrees_with_the_oracle_often(block: int) -> None:
     assert sum(_agrees(number) for number in range(50 * block, 50 * block + 50)) >= 8
 
 
-def _covers(search: InputSearch, tree: BoxTree) -> int:
-    """Walks over the tree, checking every box again; how many are refuted."""
-    bounds, disjuncts = ChainBounds(search.chain), search.disjuncts
-    place = {int(parent): k for k, parent in enumerate(tree.parent)}
-    pending, leaves = [(0, search.chain.lower, search.chain.upper)], 0
-    while pending:
-        number, lower, upper = pending.pop()
-        found = examine(bounds, disjuncts, lower[None], upper[None])
-        if number not in place:
-            assert found.place.size == 0
-            leaves += 1
-            continue
-        k = place[number]
-        assert np.allclose(tree.lower[k], found.lower[0], rtol=0, atol=1e-9)
-        assert np.allclose(tree.upper[k], found.upper[0], rtol=0, atol=1e-9)
-        below, above = tree.upper[k].copy(), tree.lower[k].copy()
-        dim = int(tree.dim[k])
-        below[dim] = above[dim] = tree.at[k]
-        first = int(tree.first[k])
-        pending += [(first, tree.lower[k], below), (first + 1, above, tree.upper[k])]
-    return leaves
-
-
 def _held(outcome: Outcome) -> BoxTree:
     assert outcome.verdict is Verdict.HOLDS
     assert isinstance(outcome.evidence, BoxTree)
@@ -124,7 +101,7 @@ def test_the_tree_covers_the_region() -> None:
     search = _search(_hard())
     tree = _held(search.run(None))
     assert tree.boxes > 50
-    assert _covers(search, tree) == tree.parent.size + 1
+    assert refuted_boxes(search.chain, search.disjuncts, tree) == tree.parent.size + 1
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -146,7 +123,7 @@ def test_helpers_find_the_same_every_time(monkeypatch: pytest.MonkeyPatch, kille
     tree = _held(search.run(None))
     assert max(helped) == 1
     assert helped[-1] == (0 if killed else 1)
-    assert _covers(search, tree) == tree.parent.size + 1
+    assert refuted_boxes(search.chain, search.disjuncts, tree) == tree.parent.size + 1
     if not killed:
         assert np.array_equal(tree.at, _held(_search(query, batch=8, processes=2).run(None)).at)
 
