@@ -31,7 +31,9 @@ class Budget:
 
 
 class BudgetExhausted(Exception):
-    """Raised by `Clock.check` inside a verifier and caught by `Verifier.verify`: never seen by a user."""
+    """Raised by `Clock.check` inside a verifier and caught by `Verifier.verify`, whose result keeps the text: how far a
+    method came, where it has anything to say.
+    """
 
 
 class Clock:

@@ -203,8 +203,8 @@ class Verifier(ABC):
             clock.check()
             with np.errstate(all="ignore"):  # an overflow ends in an infinite bound or a NaN: both prove nothing
                 outcomes = run()
-        except BudgetExhausted:
-            return [Outcome.unknown(Reason.TIMEOUT)] * len(queries)
+        except BudgetExhausted as late:
+            return [Outcome.unknown(Reason.TIMEOUT, str(late))] * len(queries)
         except MemoryError:
             return [Outcome.unknown(Reason.MEMOUT)] * len(queries)
         if len(outcomes) != len(queries):

@@ -20,7 +20,7 @@ from verifkit.analysis.region import region_of
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
 from verifkit.analysis.rows import rows_of
 from verifkit.analysis.tolerance import hidden_by_tolerance
-from verifkit.budget import Budget, Clock
+from verifkit.budget import Budget, BudgetExhausted, Clock
 from verifkit.errors import MissingPackage, OptionError
 from verifkit.functions import LeakyRelu
 from verifkit.io.onnx import load_model, model_from_network
@@ -32,7 +32,7 @@ from verifkit.query import Query, QueryFamily, robustness_family
 from verifkit.radius import RadiusSearch
 from verifkit.registry import create
 from verifkit.result import Arithmetic, Reason, Verdict
-from verifkit.solvers import encoded_query, gurobi, highs, isolated
+from verifkit.solvers import encoded_query, gurobi, highs, isolated, triangle_bounds
 from verifkit.testing.oracle import ToyNet, evaluate
 from verifkit.testing.samples import float_points, is_unsafe
 from verifkit.testing.toys import ask_oracle, random_question, random_toy, to_model
@@ -302,3 +302,23 @@ def test_a_large_program_ends_with_the_clock(tighten: str) -> None:
     assert time.perf_counter() - began < 7
     assert result.reason is Reason.TIMEOUT
     assert "best bound" in result.detail
+
+
+@pytest.mark.parametrize(("name", "options"), [("milp", {"tighten": "lp"}), ("lp", {"tighten": "lp"}), ("lp", {})])
+def test_wherever_time_runs_out_the_bounds_so_far_are_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, object]
+) -> None:
+    """Not only during the search: here the clock stops at the first linear program, or the first column."""
+
+    def late(*arguments: object, **more: object) -> None:
+        raise BudgetExhausted
+
+    for module, what in (
+        (encoded_query, "_by_programs"),
+        (encoded_query, "encode"),
+        (triangle_bounds, "TriangleProgram"),
+    ):
+        monkeypatch.setattr(module, what, late)
+    result = create(name, options).verify(digits_family().at("0.08"))
+    assert result.reason is Reason.TIMEOUT
+    assert float(result.detail.removeprefix("best bound ")) < 0

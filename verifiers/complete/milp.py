@@ -95,12 +95,13 @@ class Milp(Verifier):
                 gaps = tuple(task.rows.gap(task.lower, n) for n in range(task.rows.n_disjuncts))
                 return Outcome.holds(proof, SolverBound("none needed", gaps, 0.0))
             plain = all(task.rows_of(number).size for number in task.still_open)  # no row, no gradient
-            near = descend(query, STARTS, STEPS, STEP_SIZE, clock, rng) if self.start and plain else None
-            if near is not None and near.confirmed:
-                return Outcome.violated(near.x.reshape(-1), statistics={"nodes": 0, "programs": 0})
-            worst = int(task.encoding.add_columns(np.array([-np.inf]), np.array([np.inf]))[0])
-            program = task.program(self._settings, worst, int(rng.integers(2**31)))
-            return self._search(query, task, program, clock)
+            with task.rows.reported(task.lower):
+                near = descend(query, STARTS, STEPS, STEP_SIZE, clock, rng) if self.start and plain else None
+                if near is not None and near.confirmed:
+                    return Outcome.violated(near.x.reshape(-1), statistics={"nodes": 0, "programs": 0})
+                worst = int(task.encoding.add_columns(np.array([-np.inf]), np.array([np.inf]))[0])
+                program = task.program(self._settings, worst, int(rng.integers(2**31)))
+                return self._search(query, task, program, clock)
         except Unfit as unfit:
             return Outcome.unknown(Reason.UNCONFIRMED, str(unfit))
         except TooLarge as too_large:

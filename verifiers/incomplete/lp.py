@@ -62,7 +62,8 @@ class Lp(Verifier):
     def _decide(self, query: Query, clock: Clock, rng: np.random.Generator) -> Outcome:
         network, rows = query.network.without_max(), rows_of(query.prop)
         analysis = analyse(network, region_of(query), CROWN_RELAXATIONS, clock)
-        if self.tighten == "lp":
-            analysis = tightened(analysis, CROWN_RELAXATIONS, clock)
-        lower, own = property_bounds(analysis, rows, clock)
+        with rows.reported(analysis.property_rows(rows)[0]):
+            if self.tighten == "lp":
+                analysis = tightened(analysis, CROWN_RELAXATIONS, clock)
+            lower, own = property_bounds(analysis, rows, clock)
         return conclude(query, rows, lower, analysis, lines=own.lines, held=own.held)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from verifkit.analysis.rounding import above_in
+from verifkit.budget import BudgetExhausted
 from verifkit.errors import PropertyError
 from verifkit.input_sets import float_above
 from verifkit.properties import Constraint, Property
@@ -65,6 +68,14 @@ class Rows:
         gaps = np.full(self.n_disjuncts, -np.inf)
         np.maximum.at(gaps, self.disjunct, lower - self.bound)
         return float(gaps.min()) if gaps.size else float("inf")
+
+    @contextmanager
+    def reported(self, lower: np.ndarray) -> Iterator[None]:
+        """Where time runs out inside, the `BudgetExhausted` says what these lower bounds had come to."""
+        try:
+            yield
+        except BudgetExhausted as late:
+            raise BudgetExhausted(str(late) or f"best bound {self.margin(lower):.6g}") from None
 
 
 def rows_of(prop: Property) -> Rows:

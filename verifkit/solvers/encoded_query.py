@@ -97,7 +97,8 @@ def encoded(query: Query, settings: Settings, clock: Clock, *, ball: bool = True
     analysis = analyse(query.network.without_max(), region, CROWN_RELAXATIONS, clock)
     lower = np.asarray(analysis.property_rows(rows)[0])
     if settings.tighten == "lp" and _open(rows, lower):
-        analysis, lower = _by_programs(analysis, rows, lower, clock)
+        with rows.reported(lower):
+            analysis, lower = _by_programs(analysis, rows, lower, clock)
     still_open = _open(rows, lower)
     if not still_open:
         return EncodedQuery(query.network, region, rows, lower, [], Encoding(), 0.0, np.zeros(0))
@@ -107,7 +108,8 @@ def encoded(query: Query, settings: Settings, clock: Clock, *, ball: bool = True
         raise Unfit(f"values up to {largest:.2g} are too large for the solver")
     network = query.network.cast(region.lower)
     bounds = [analysis.bounds[k] for k in places(network, analysis.network)]
-    encoding = encode(network, bounds, clock)
+    with rows.reported(lower):
+        encoding = encode(network, bounds, clock)
     if ball and region.center is not None and region.radius is not None:
         add_l1_distance(encoding, region.center.reshape(-1), float(region.radius[0]))
     hidden = hidden_by_tolerance(network, bounds, rows, tolerance)
