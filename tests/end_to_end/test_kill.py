@@ -18,13 +18,13 @@ import psutil
 import pytest
 
 from tests.end_to_end.hostile import MARK, install, marked, wait_until_gone, write_folder
-from verifkit.bench.store import ROWS, read_rows
+from verifkit.bench.rows.store import ROWS, read_rows
 
 SCRIPT = """
 import json, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
-from verifkit.bench.runner import run
-from verifkit.bench.suite import load_suite
+from verifkit.bench.running.runner import run
+from verifkit.bench.suites.suite import load_suite
 settings = json.loads(sys.argv[1])
 run(load_suite(settings["folder"]), out=settings["out"], verifiers=settings["verifiers"], jobs=2, timeout=3)
 """

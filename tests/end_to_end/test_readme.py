@@ -15,10 +15,10 @@ import pytest
 
 from tests.unit.rows_builder import radius_row, row
 from verifkit import registry
-from verifkit.bench.frame import frame
-from verifkit.bench.schema import Row
-from verifkit.bench.suite import load_suite
-from verifkit.bench.terminal import terminal_radii, terminal_table
+from verifkit.bench.report.terminal import terminal_radii, terminal_table
+from verifkit.bench.rows.frame import frame
+from verifkit.bench.rows.schema import Row
+from verifkit.bench.suites.suite import load_suite
 from verifkit.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,10 +14,10 @@ import pytest
 
 from tests.end_to_end.hostile import MARK, install, wait_until_gone, write_folder, write_model
 from verifkit import registry
-from verifkit.bench.runner import RunSummary, run
-from verifkit.bench.schema import Row
-from verifkit.bench.store import read_rows
-from verifkit.bench.suite import load_suite
+from verifkit.bench.rows.schema import Row
+from verifkit.bench.rows.store import read_rows
+from verifkit.bench.running.runner import RunSummary, run
+from verifkit.bench.suites.suite import load_suite
 from verifkit.errors import OptionError, SuiteError, UnknownVerifier
 
 

@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 
 from tests.unit.rows_builder import NETWORK, SMOOTHED, radius_row, row, witness
-from verifkit.bench.contradictions import Contradiction, ContradictionKind, coverage, find, misses, soundness_violations
-from verifkit.bench.frame import frame
+from verifkit.bench.audit.contradictions import (
+    Contradiction,
+    ContradictionKind,
+    coverage,
+    find,
+    misses,
+    soundness_violations,
+)
+from verifkit.bench.rows.frame import frame
 
 Rows = list[dict[str, Any]]
 

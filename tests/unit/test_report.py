@@ -13,10 +13,21 @@ import pandas as pd
 import pytest
 
 from tests.unit.rows_builder import radius_row, row, write
-from verifkit.bench.chart import APART, COLOURS, DASHES, HEIGHT, WIDTH, _path, _steps, _steps_at_radii, look, step_chart
-from verifkit.bench.frame import frame, records
-from verifkit.bench.report import write_report
-from verifkit.bench.scores import certified_accuracy
+from verifkit.bench.report.chart import (
+    APART,
+    COLOURS,
+    DASHES,
+    HEIGHT,
+    WIDTH,
+    _path,
+    _steps,
+    _steps_at_radii,
+    look,
+    step_chart,
+)
+from verifkit.bench.report.page import write_report
+from verifkit.bench.report.scores import certified_accuracy
+from verifkit.bench.rows.frame import frame, records
 from verifkit.errors import SuiteError
 from verifkit.registry import names
 

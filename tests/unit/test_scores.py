@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from tests.unit.rows_builder import radius_row, row, write
-from verifkit.bench.frame import frame, load_rows
-from verifkit.bench.schema import Row
-from verifkit.bench.scores import certified_accuracy, radius_table, verdict_table
-from verifkit.bench.terminal import number, render, seconds, terminal_table
+from verifkit.bench.report.scores import certified_accuracy, radius_table, verdict_table
+from verifkit.bench.report.terminal import number, render, seconds, terminal_table
+from verifkit.bench.rows.frame import frame, load_rows
+from verifkit.bench.rows.schema import Row
 from verifkit.errors import SuiteError
 
 

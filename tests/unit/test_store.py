@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from verifkit.bench.schema import Row
-from verifkit.bench.store import ROWS, RowStore, read_rows, row_key
+from verifkit.bench.rows.schema import Row
+from verifkit.bench.rows.store import ROWS, RowStore, read_rows, row_key
 from verifkit.errors import SuiteError
 
 KEY: dict[str, Any] = {
@@ -86,7 +86,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 
 
 def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
-    code = "import sys, time; from verifkit.bench.store import RowStore; s = RowStore(sys.argv[1]); "
+    code = "import sys, time; from verifkit.bench.rows.store import RowStore; s = RowStore(sys.argv[1]); "
     code += "sys.stdout.write('locked'); sys.stdout.flush(); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from verifkit.bench.worker import _undecided
+from verifkit.bench.running.worker import _undecided
 from verifkit.capabilities import Capabilities, Kind, Paper
 from verifkit.errors import PropertyError
 from verifkit.evidence import Witness

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from verifkit.bench.instance import Instance, Suite
-from verifkit.bench.suite import load_suite
+from verifkit.bench.suites.instance import Instance, Suite
+from verifkit.bench.suites.suite import load_suite
 from verifkit.errors import SuiteError
 
 TABLE = "onnx/a.onnx,props/p.vnnlib,116\nonnx/a.onnx,props/q.vnnlib,30.5\n\n"

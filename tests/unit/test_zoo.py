@@ -18,7 +18,7 @@ from verifkit.analysis.linear import analyse
 from verifkit.analysis.region import region_of
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
 from verifkit.analysis.rows import rows_of
-from verifkit.bench.suite import load_suite
+from verifkit.bench.suites.suite import load_suite
 from verifkit.budget import Budget, Clock
 from verifkit.input_sets import Box
 from verifkit.io.noise_layer import NOISE_AFTER

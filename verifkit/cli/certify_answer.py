@@ -15,7 +15,7 @@ from verifkit.analysis.smoothing.audit import RADII
 from verifkit.analysis.smoothing.center import require_classes
 from verifkit.analysis.smoothing.ledger import AlphaLedger, accuracy_lower, bonferroni
 from verifkit.analysis.smoothing.log import ABSTAIN, Row, mend, read_log, write_rows
-from verifkit.bench.instance import read_samples
+from verifkit.bench.suites.instance import read_samples
 from verifkit.budget import Budget, BudgetExhausted, Clock
 from verifkit.cli.audit_answer import check_radii, share
 from verifkit.errors import OptionError, PropertyError, SuiteError

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from verifkit.bench.instance import read_samples
+from verifkit.bench.suites.instance import read_samples
 from verifkit.budget import Budget, Clock
 from verifkit.errors import PropertyError
 from verifkit.input_sets import Norm

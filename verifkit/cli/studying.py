@@ -37,8 +37,8 @@ def bench(
 
     Rows go to DIR/rows.jsonl as they come; the same command again goes on where it stopped.
     """
-    from verifkit.bench.runner import run
-    from verifkit.bench.suite import load_suite
+    from verifkit.bench.running.runner import run
+    from verifkit.bench.suites.suite import load_suite
 
     loaded = load_suite(suite)
     folder = Path(out) if out else Path("results") / loaded.name
@@ -85,10 +85,10 @@ def cite(name: str) -> None:
 
 
 def _summarise(folder: Path) -> None:
-    from verifkit.bench.contradictions import find, soundness_violations
-    from verifkit.bench.frame import load_rows
-    from verifkit.bench.report import write_report
-    from verifkit.bench.terminal import render
+    from verifkit.bench.audit.contradictions import find, soundness_violations
+    from verifkit.bench.report.page import write_report
+    from verifkit.bench.report.terminal import render
+    from verifkit.bench.rows.frame import load_rows
 
     rows = load_rows(folder)
     page = write_report(folder)

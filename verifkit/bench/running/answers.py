@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from verifkit.bench.inspection import Asked
-from verifkit.bench.instance import RADIUS
-from verifkit.bench.isolation import Reply
-from verifkit.bench.schema import Row
+from verifkit.bench.rows.schema import Row
+from verifkit.bench.running.inspection import Asked
+from verifkit.bench.running.isolation import Reply
+from verifkit.bench.suites.instance import RADIUS
 from verifkit.result import Reason, Verdict
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from verifkit.bench.schema import Row
+from verifkit.bench.rows.schema import Row
 from verifkit.errors import SuiteError
 
 ROWS = "rows.jsonl"

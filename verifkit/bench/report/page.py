@@ -17,10 +17,9 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from verifkit.bench.chart import HEIGHT, WIDTH, step_chart
-from verifkit.bench.contradictions import coverage, find, misses
-from verifkit.bench.frame import SMOOTHED, grouped, load_rows, records
-from verifkit.bench.scores import (
+from verifkit.bench.audit.contradictions import coverage, find, misses
+from verifkit.bench.report.chart import HEIGHT, WIDTH, step_chart
+from verifkit.bench.report.scores import (
     REASONS,
     certified_accuracy,
     certified_radius,
@@ -28,7 +27,8 @@ from verifkit.bench.scores import (
     radius_table,
     verdict_table,
 )
-from verifkit.bench.terminal import norm_name, number, percent, plural, radius_text, seconds
+from verifkit.bench.report.terminal import norm_name, number, percent, plural, radius_text, seconds
+from verifkit.bench.rows.frame import SMOOTHED, grouped, load_rows, records
 from verifkit.errors import SuiteError
 
 Row = dict[str, Any]
@@ -67,7 +67,7 @@ def write_report(out: Path) -> Path:
 def render_page(df: pd.DataFrame, tables: Mapping[str, pd.DataFrame], environment: Mapping[str, Any]) -> str:
     """The page as text; the same rows give the same page. `tables`: by the names of their CSV files."""
     engine = jinja2.Environment(
-        loader=jinja2.PackageLoader("verifkit.bench", "."),
+        loader=jinja2.PackageLoader("verifkit.bench.report", "."),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from verifkit.bench.frame import NETWORK, Row, grouped, records
+from verifkit.bench.rows.frame import NETWORK, Row, grouped, records
 
 REASONS = ("incomplete", "timeout", "memout", "unsupported", "unconfirmed", "error")
 CLOSED = 1e-2

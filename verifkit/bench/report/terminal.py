@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from verifkit.bench.contradictions import NORM_NAMES, coverage, find
-from verifkit.bench.frame import SMOOTHED, records
-from verifkit.bench.scores import REASONS, radius_table, verdict_table
+from verifkit.bench.audit.contradictions import NORM_NAMES, coverage, find
+from verifkit.bench.report.scores import REASONS, radius_table, verdict_table
+from verifkit.bench.rows.frame import SMOOTHED, records
 from verifkit.radius import shorten
 
 Table = tuple[list[str], list[list[str]]]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from verifkit.bench.frame import NETWORK, records
+from verifkit.bench.rows.frame import NETWORK, records
 
 NORM_NAMES = {"inf": "l-inf", "1": "l1", "2": "l2", "0": "l0"}
 

@@ -38,7 +38,7 @@ class Worker(ABC):
     pid: int
 
     def __init__(self, folder: Path, seconds: float | None, memory: int | None, close: Sequence[int]) -> None:
-        from verifkit.bench.worker import OUTPUT
+        from verifkit.bench.running.worker import OUTPUT
 
         self.folder, self.seconds, self.memory = folder, seconds, memory
         self.peak, self.cpu_seconds = 0, 0.0
@@ -108,7 +108,7 @@ class ForkedWorker(Worker):
             die_with_parent(parent)
             adopt_orphans()
             self._settle(close)
-            from verifkit.bench.worker import run_job
+            from verifkit.bench.running.worker import run_job
 
             run_job(self.folder)
             sys.stdout.flush()
@@ -152,7 +152,7 @@ class SpawnedWorker(Worker):
         # -c with the present search path: as `multiprocessing` does it, nothing of the working directory is imported
         code = (
             "import sys; sys.path[:] = sys.argv[2:]; import faulthandler; faulthandler.enable(); "
-            "from verifkit.bench.worker import main; main(sys.argv[1])"
+            "from verifkit.bench.running.worker import main; main(sys.argv[1])"
         )
         self._process = subprocess.Popen(
             [sys.executable, "-c", code, str(self.folder), *sys.path],

@@ -14,7 +14,7 @@ import io
 import math
 from pathlib import Path
 
-from verifkit.bench.instance import Instance
+from verifkit.bench.suites.instance import Instance
 from verifkit.errors import SuiteError
 
 Expected = dict[tuple[str, str, str], tuple[str, str]]

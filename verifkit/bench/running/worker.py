@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from verifkit import registry
-from verifkit.bench.instance import (
+from verifkit.bench.suites.instance import (
     Arrays,
     Instance,
     Question,

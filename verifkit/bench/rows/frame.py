@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from verifkit.bench.store import ROWS, read_rows
+from verifkit.bench.rows.store import ROWS, read_rows
 from verifkit.errors import SuiteError
 
 Row = Mapping[str, Any]

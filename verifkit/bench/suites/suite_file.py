@@ -43,8 +43,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from verifkit.bench.instance import Instance, Sample, Suite, distinct, read_samples
-from verifkit.bench.suite_folder import find_file, read_folder, read_text, stem
+from verifkit.bench.suites.instance import Instance, Sample, Suite, distinct, read_samples
+from verifkit.bench.suites.suite_folder import find_file, read_folder, read_text, stem
 from verifkit.errors import SuiteError
 from verifkit.input_sets import Norm
 

@@ -36,7 +36,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from verifkit.bench.workers import ForkedWorker, SpawnedWorker, Worker
+from verifkit.bench.running.workers import ForkedWorker, SpawnedWorker, Worker
 from verifkit.processes import (
     adopt_orphans,
     children,
@@ -58,7 +58,7 @@ _BASE = (
     "highspy",
     "verifkit.io.onnx",
     "verifkit.io.vnnlib",
-    "verifkit.bench.worker",
+    "verifkit.bench.running.worker",
 )
 _PROBE_SECONDS = 60.0
 _LAST_WORDS_SECONDS = 5.0

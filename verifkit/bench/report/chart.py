@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from verifkit.bench.frame import grouped
-from verifkit.bench.scores import certified_radius, misclassified
+from verifkit.bench.report.scores import certified_radius, misclassified
+from verifkit.bench.rows.frame import grouped
 
 Row = dict[str, Any]
 WIDTH, HEIGHT = 640, 260

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from verifkit.bench.instance import Suite, distinct
-from verifkit.bench.suite_file import read_suite_file
-from verifkit.bench.suite_folder import read_folder
+from verifkit.bench.suites.instance import Suite, distinct
+from verifkit.bench.suites.suite_file import read_suite_file
+from verifkit.bench.suites.suite_folder import read_folder
 from verifkit.errors import SuiteError
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from verifkit.bench.worker import JOB, OUTPUT, RESULT
+from verifkit.bench.running.worker import JOB, OUTPUT, RESULT
 from verifkit.errors import RunnerError, SuiteError
 from verifkit.processes import can_fork
 
@@ -35,7 +35,7 @@ Method = Literal["fork", "spawn"]
 # As `multiprocessing` does it: the search path of this process, and nothing of the working directory.
 _BOOT = (
     "import sys, json; settings = json.loads(sys.argv[1]); sys.path[:] = settings['path']; "
-    "from verifkit.bench.forkserver import main; main(settings)"
+    "from verifkit.bench.running.forkserver import main; main(settings)"
 )
 # Read when a library is loaded: one thread each, none before a fork (onnxruntime from 1.29 on starts one that sends
 # usage data, unless told not to), and the same hashes every time.

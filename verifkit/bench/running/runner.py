@@ -1,6 +1,7 @@
 """Runs a suite: every instance to every verifier, each in a process of its own, every answer a row.
 
-First each model is inspected once (`verifkit.bench.worker.inspect`), which gives the hashes that the rows' keys are
+First each model is inspected once (`verifkit.bench.running.worker.inspect`), which gives the hashes that the rows' keys
+are
 made of; then the rows that do not stand yet are run, in an order shuffled by the seed. Whatever happens to a worker,
 its row is written; whatever happens to the runner, the same command goes on where it stopped.
 """
@@ -18,13 +19,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from verifkit import registry
-from verifkit.bench import environment
-from verifkit.bench.answers import Contender, Task, answered_row, failed_row
-from verifkit.bench.inspection import Asked, inspect_models
-from verifkit.bench.instance import Suite
-from verifkit.bench.isolation import Isolation, Method
-from verifkit.bench.schema import Row
-from verifkit.bench.store import RowStore, row_key
+from verifkit.bench.rows.schema import Row
+from verifkit.bench.rows.store import RowStore, row_key
+from verifkit.bench.running import environment
+from verifkit.bench.running.answers import Contender, Task, answered_row, failed_row
+from verifkit.bench.running.inspection import Asked, inspect_models
+from verifkit.bench.running.isolation import Isolation, Method
+from verifkit.bench.suites.instance import Suite
 from verifkit.errors import MissingPackage, OptionError, SuiteError
 from verifkit.processes import memory_available
 from verifkit.result import Reason

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verifkit.bench.instance import Instance
-from verifkit.bench.isolation import Isolation, Reply
+from verifkit.bench.running.isolation import Isolation, Reply
+from verifkit.bench.suites.instance import Instance
 from verifkit.errors import SuiteError
 
 SECONDS = 600.0

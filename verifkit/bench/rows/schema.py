@@ -21,7 +21,8 @@ SCHEMA = 1
 class Row:
     """The record of one question to one verifier.
 
-    key: sha256 over what decides the answer (`verifkit.bench.store.row_key`). question: "verify" or "radius". model,
+    key: sha256 over what decides the answer (`verifkit.bench.rows.store.row_key`). question: "verify" or "radius".
+    model,
     property: names as the suite writes them; their hashes are of the content. norm, radius: of the ball asked about
     (radius null for a radius question). index, label: of the sample in its `.npz` file. predicted: the model's own
     class at the center. expected, firmness: from the suite. version: of the distribution that brings the verifier.
