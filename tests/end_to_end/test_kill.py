@@ -25,8 +25,9 @@ import json, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 from verifkit.bench.running.runner import run
 from verifkit.bench.suites.suite import load_suite
+from verifkit.budget import Budget
 settings = json.loads(sys.argv[1])
-run(load_suite(settings["folder"]), out=settings["out"], verifiers=settings["verifiers"], jobs=2, timeout=3)
+run(load_suite(settings["folder"]), out=settings["out"], verifiers=settings["verifiers"], jobs=2, limits=Budget(seconds=3))
 """
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 

@@ -18,6 +18,7 @@ from verifkit.bench.rows.schema import Row
 from verifkit.bench.rows.store import read_rows
 from verifkit.bench.running.runner import RunSummary, run
 from verifkit.bench.suites.suite import load_suite
+from verifkit.budget import Budget
 from verifkit.errors import OptionError, SuiteError, UnknownVerifier
 
 
@@ -36,8 +37,9 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def ask(folder: Path, out: Path, mode: str, **options: Any) -> list[Row]:
     """Runs one benchmark folder with the hostile verifier in `mode`; the rows."""
-    limits = {name: options.pop(name) for name in ("timeout", "memory_bytes", "method", "jobs") if name in options}
-    run(load_suite(folder), out=out, verifiers=[("hostile", {"mode": mode, **options})], **limits)
+    budget = Budget(seconds=options.pop("timeout", None), memory_bytes=options.pop("memory_bytes", None))
+    how = {name: options.pop(name) for name in ("method", "jobs") if name in options}
+    run(load_suite(folder), out=out, verifiers=[("hostile", {"mode": mode, **options})], limits=budget, **how)
     return read_rows(out)
 
 
@@ -147,7 +149,7 @@ def test_standing_rows_are_not_run_again(plugin: str, tmp_path: Path) -> None:
     assert len({row.key for row in rows}) == 4
     # the default stated is the default; another limit, option or repeat is another row
     assert run(suite, out=out, verifiers=[("hostile", {"seconds": "0.05"})]).written == 0
-    assert run(suite, out=out, verifiers=[("hostile", {})], timeout=9).written == 4
+    assert run(suite, out=out, verifiers=[("hostile", {})], limits=Budget(seconds=9)).written == 4
     assert run(suite, out=out, verifiers=[("hostile", {})], repeats=2).written == 4
     repeated = {(row.instance, row.timeout, row.seed): row.statistics["draw"] for row in read_rows(out)}
     assert len(repeated) == 12

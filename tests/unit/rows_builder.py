@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from verifkit.bench.rows.schema import SCHEMA
+
 NETWORK = {
     "subject": "network",
     "semantics": "real",
@@ -35,7 +37,7 @@ def row(verifier: str = "crown", verdict: str = "HOLDS", **changes: Any) -> dict
     other = reason if reason in ("timeout", "error") else "unknown"
     holds = SMOOTHED if KINDS.get(verifier) == "probabilistic" else NETWORK
     base: dict[str, Any] = {
-        "schema": 1,
+        "schema": SCHEMA,
         "key": "k",
         "suite": "toy",
         "instance": "prop_1",
@@ -48,6 +50,8 @@ def row(verifier: str = "crown", verdict: str = "HOLDS", **changes: Any) -> dict
         "radius": None,
         "index": None,
         "label": None,
+        "grid": None,
+        "audit": None,
         "predicted": None,
         "expected": None,
         "firmness": None,
@@ -56,6 +60,8 @@ def row(verifier: str = "crown", verdict: str = "HOLDS", **changes: Any) -> dict
         "version": "0.1.0",
         "timeout": 60.0,
         "memory_limit": 2**31,
+        "node_limit": None,
+        "sample_limit": None,
         "seed": 0,
         "repeat": 0,
         "verdict": verdict,
@@ -64,8 +70,10 @@ def row(verifier: str = "crown", verdict: str = "HOLDS", **changes: Any) -> dict
         "detail": "",
         "guarantee": {"HOLDS": holds, "VIOLATED": NETWORK | {"arithmetic": "exact"}}.get(verdict),
         "kind": KINDS.get(verifier),
+        "margin": None,
         "witness": witness() if verdict == "VIOLATED" else None,
         "counts": None,
+        "evidence": None,
         "certified": None,
         "falsified": None,
         "complete": None,

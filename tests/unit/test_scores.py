@@ -28,7 +28,7 @@ def only(table: pd.DataFrame, **where: Any) -> dict[str, Any]:
 
 
 def test_torn_last_line_is_left_out(tmp_path: Path) -> None:
-    out = write(tmp_path, [row(), row("pgd", "UNKNOWN")], tail='{"schema": 1, "verd')
+    out = write(tmp_path, [row(), row("pgd", "UNKNOWN")], tail='{"schema": 2, "verd')
     assert len(load_rows(out)) == 2
 
 

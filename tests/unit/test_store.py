@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from verifkit.bench.rows.schema import Row
+from verifkit.bench.rows.schema import SCHEMA, Row
 from verifkit.bench.rows.store import ROWS, RowStore, read_rows, row_key
+from verifkit.budget import Budget
 from verifkit.errors import SuiteError
 
 KEY: dict[str, Any] = {
@@ -21,15 +22,22 @@ KEY: dict[str, Any] = {
     "property_hash": "p",
     "verifier": "v",
     "options": {"a": 1, "b": (1, 2)},
-    "timeout": 5.0,
-    "memory_limit": None,
+    "limits": Budget(seconds=5.0),
     "seed": 0,
     "repeat": 0,
 }
 
 
 def make(key: str) -> Row:
-    numbers = {"wall_seconds": 0.1, "seed": 0, "repeat": 0, "schema": 1, "options": {}, "statistics": {}, "detail": "é"}
+    numbers = {
+        "wall_seconds": 0.1,
+        "seed": 0,
+        "repeat": 0,
+        "schema": SCHEMA,
+        "options": {},
+        "statistics": {},
+        "detail": "é",
+    }
     optional = {f.name: None for f in fields(Row)}
     return Row(**{**optional, **numbers, "verdict": "UNKNOWN", "verifier": "v", "key": key})
 
@@ -62,7 +70,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, cut: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"{", b"", b"[]", b"nonsense", b'{"schema": 1}', b'{"schema": 99}', b"\xff\xfe", b"null"]
+    "line", [b"{", b"", b"[]", b"nonsense", b'{"schema": 2}', b'{"schema": 99}', b"\xff\xfe", b"null"]
 )
 def test_a_foreign_line_is_refused_by_number(tmp_path: Path, line: bytes) -> None:
     with RowStore(tmp_path) as store:
@@ -142,8 +150,10 @@ def test_keys_tell_apart_what_decides_a_row() -> None:
         {"property_hash": "x"},
         {"verifier": "x"},
         {"options": {"a": 2, "b": (1, 2)}},
-        {"timeout": None},
-        {"memory_limit": 5},
+        {"limits": Budget()},
+        {"limits": Budget(seconds=5.0, memory_bytes=5)},
+        {"limits": Budget(seconds=5.0, nodes=5)},
+        {"limits": Budget(seconds=5.0, samples=5)},
         {"seed": 1},
         {"repeat": 1},
     ]

@@ -56,8 +56,8 @@ def test_a_benchmark_folder(folder: Path) -> None:
     first, second = suite.instances
     assert (first.id, first.question, first.expected, first.firmness) == ("a/p", "verify", "unsat", "firm")
     assert first.model_path.endswith("a.onnx.gz")
-    assert (first.model_name, first.property_name, first.timeout) == ("onnx/a.onnx", "props/p.vnnlib", 116.0)
-    assert (second.expected, second.firmness, second.timeout) == (None, "reported", 30.5)
+    assert (first.model_name, first.property_name, first.limits.seconds) == ("onnx/a.onnx", "props/p.vnnlib", 116.0)
+    assert (second.expected, second.firmness, second.limits.seconds) == (None, "reported", 30.5)
 
 
 def test_a_folder_without_expectations(folder: Path) -> None:
@@ -137,7 +137,7 @@ def test_every_kind_of_group(files: Path, folder: Path) -> None:
         "a/p",
         "a/q",
     ]
-    assert [i.timeout for i in suite.instances] == [20.0] * 6 + [7.0] * 3 + [116.0, 30.5]
+    assert [i.limits.seconds for i in suite.instances] == [20.0] * 6 + [7.0] * 3 + [116.0, 30.5]
     robust, radius = suite.instances[2], suite.instances[6]
     assert robust.sample is not None
     assert (robust.sample.label, robust.sample.radius, robust.sample.clip) == (6, "0.1", ("0.0", "1"))

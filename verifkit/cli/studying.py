@@ -19,19 +19,23 @@ _NO_OPTIONS: dict[str, str] = {}
 @click.option("--verifiers", metavar="A,B", help="Names in place of the suite's own.")
 @click.option("--timeout", type=float, metavar="S", help="Seconds per instance and verifier, in place of the suite's.")
 @click.option("--memory", type=float, metavar="GIB", help="Resident memory of each worker.")
+@click.option("--nodes", type=int, metavar="N", help="Subproblems of a search, in place of the suite's.")
+@click.option("--samples", type=int, metavar="N", help="Draws of a probabilistic method, in place of the suite's.")
 @click.option("--jobs", type=int, metavar="N", help="Workers at a time. [default: the number of CPUs]")
 @click.option("--out", type=click.Path(), metavar="DIR", help="Result folder. [default: results/SUITE]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--repeats", type=int, default=1, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="In place of the suite's.  [default: 0]")
+@click.option("--repeats", type=int, metavar="N", help="In place of the suite's.  [default: 1]")
 def bench(
     suite: str,
     verifiers: str | None,
     timeout: float | None,
     memory: float | None,
+    nodes: int | None,
+    samples: int | None,
     jobs: int | None,
     out: str | None,
-    seed: int,
-    repeats: int,
+    seed: int | None,
+    repeats: int | None,
 ) -> None:
     """Put every instance of SUITE (a .toml file or a VNN-COMP folder) to every verifier.
 
@@ -39,6 +43,7 @@ def bench(
     """
     from verifkit.bench.running.runner import run
     from verifkit.bench.suites.suite import load_suite
+    from verifkit.budget import Budget
 
     loaded = load_suite(suite)
     folder = Path(out) if out else Path("results") / loaded.name
@@ -49,8 +54,7 @@ def bench(
         loaded,
         out=folder,
         verifiers=chosen,
-        timeout=timeout,
-        memory_bytes=as_bytes(memory),
+        limits=Budget(seconds=timeout, memory_bytes=as_bytes(memory), nodes=nodes, samples=samples),
         jobs=jobs,
         seed=seed,
         repeats=repeats,

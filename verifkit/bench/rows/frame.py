@@ -23,17 +23,26 @@ NETWORK, SMOOTHED = "network", "smoothed classifier"
 _TEXT = (
     *("key", "suite", "instance", "question", "model", "model_hash", "property", "property_hash", "norm", "expected"),
     *("firmness", "verifier", "version", "verdict", "reason", "word", "detail", "kind", "started", "environment"),
-    "output",
+    *("output", "audit", "evidence"),
 )
 
 
 _NUMBER = (
     *("radius", "index", "label", "predicted", "timeout", "memory_limit", "seed", "repeat", "certified", "falsified"),
-    *("wall_seconds", "verifier_seconds", "load_seconds", "cpu_seconds", "peak_memory_bytes"),
+    *(
+        "node_limit",
+        "sample_limit",
+        "margin",
+        "wall_seconds",
+        "verifier_seconds",
+        "load_seconds",
+        "cpu_seconds",
+        "peak_memory_bytes",
+    ),
 )
 
 
-_OBJECT = ("options", "guarantee", "witness", "counts", "undecided", "statistics")
+_OBJECT = ("options", "guarantee", "witness", "counts", "undecided", "grid", "statistics")
 
 
 def load_rows(out: Path) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from verifkit.bench.rows.schema import Row
+from verifkit.budget import Budget
 from verifkit.errors import SuiteError
 
 ROWS = "rows.jsonl"
@@ -32,14 +33,13 @@ def row_key(
     property_hash: str,
     verifier: str,
     options: Mapping[str, Any],
-    timeout: float | None,
-    memory_limit: int | None,
+    limits: Budget,
     seed: int,
     repeat: int,
 ) -> str:
-    """sha256 over everything that decides a row; `memory_limit` is the limit asked for, None where none was."""
-    limits = [timeout, memory_limit]
-    parts = [model_hash, property_hash, verifier, dict(options), limits, seed, repeat]
+    """sha256 over everything that decides a row; `limits` as they were asked for, None where none was."""
+    asked = [limits.seconds, limits.memory_bytes, limits.nodes, limits.samples]
+    parts = [model_hash, property_hash, verifier, dict(options), asked, seed, repeat]
     text = json.dumps(parts, sort_keys=True, default=str, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

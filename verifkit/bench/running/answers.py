@@ -11,6 +11,7 @@ from verifkit.bench.rows.schema import Row
 from verifkit.bench.running.inspection import Asked
 from verifkit.bench.running.isolation import Reply
 from verifkit.bench.suites.instance import RADIUS
+from verifkit.budget import Budget
 from verifkit.result import Reason, Verdict
 
 
@@ -31,8 +32,7 @@ class Task:
     key: str
     asked: Asked
     contender: Contender
-    timeout: float | None
-    memory_limit: int
+    limits: Budget
     seed: int
     repeat: int
 
@@ -54,14 +54,18 @@ def _blank(task: Task, started: str, machine: str) -> Row:
         radius=None if sample is None or sample.radius is None else float(sample.radius),
         index=None if sample is None else sample.index,
         label=None if sample is None else sample.label,
+        grid=None if instance.grid is None else [float(radius) for radius in instance.grid],
+        audit=instance.audit,
         predicted=asked.predicted,
         expected=instance.expected,
         firmness=instance.firmness,
         verifier=task.contender.name,
         options=task.contender.options,
         version=task.contender.version,
-        timeout=task.timeout,
-        memory_limit=task.memory_limit,
+        timeout=task.limits.seconds,
+        memory_limit=task.limits.memory_bytes,
+        node_limit=task.limits.nodes,
+        sample_limit=task.limits.samples,
         seed=task.seed,
         repeat=task.repeat,
         verdict=str(Verdict.UNKNOWN),
@@ -70,8 +74,10 @@ def _blank(task: Task, started: str, machine: str) -> Row:
         detail="",
         guarantee=None,
         kind=None if asked.norm is None else task.contender.kinds.get(asked.norm),
+        margin=None,
         witness=None,
         counts=None,
+        evidence=None,
         certified=None,
         falsified=None,
         complete=None,

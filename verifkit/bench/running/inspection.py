@@ -7,6 +7,7 @@ the others go on.
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,15 +47,14 @@ def inspect_models(isolation: Isolation, instances: Sequence[Instance], jobs: in
     while waiting or running:
         while waiting and len(running) < jobs:
             model = waiting.popleft()
-            ready = isolation.directory / f"model-{len(groups) - len(waiting)}"
-            ready.mkdir()
+            ready = tempfile.mkdtemp(prefix="model-", dir=isolation.directory)
             job = {
                 "kind": "inspect",
                 "model_path": model,
-                "ready": str(ready),
+                "ready": ready,
                 "instances": [instance.to_json() for instance in groups[model]],
             }
-            running[isolation.submit(job, seconds=SECONDS, memory=memory)] = (model, str(ready))
+            running[isolation.submit(job, seconds=SECONDS, memory=memory)] = (model, ready)
         reply = isolation.next()
         model, folder = running.pop(reply.id)
         found.update(_asked(groups[model], reply, folder))

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,9 @@ def answer(job: Mapping[str, Any], started: float) -> dict[str, Any]:
     question: Question = pickle.loads((ready / f"{job['number']}.pickle").read_bytes())
     verifier = registry.create(job["verifier"], job["options"])
     loaded = time.perf_counter()
-    left = None if job["timeout"] is None else max(job["timeout"] - (loaded - started), 1e-3)
-    budget = Budget(seconds=left, memory_bytes=job["memory_limit"])
+    budget = Budget(**job["limits"])
+    if budget.seconds is not None:
+        budget = replace(budget, seconds=max(budget.seconds - (loaded - started), 1e-3))
     if isinstance(question, RadiusQuestion):
         fields = _ask_radius(verifier, question, model, budget, job["seed"])
     else:
@@ -119,6 +121,7 @@ def _verdict_fields(result: Result) -> dict[str, Any]:
         "guarantee": None if result.guarantee is None else guarantee_to_json(result.guarantee),
         "witness": None if result.witness is None else witness_to_json(result.witness),
         "counts": counts_to_json(evidence) if isinstance(evidence, Counts) else None,
+        "margin": margin if isinstance(margin := result.statistics.get("margin"), float) else None,
         "statistics": dict(result.statistics),
     }
 
@@ -157,7 +160,7 @@ def _ask_radius(
     }
 
 
-_NOTHING: Mapping[str, Any] = {"guarantee": None, "counts": None, "statistics": {}}
+_NOTHING: Mapping[str, Any] = {"guarantee": None, "counts": None, "margin": None, "statistics": {}}
 
 
 def _undecided(radius: Radius, *, proving: bool) -> tuple[Reason, str]:

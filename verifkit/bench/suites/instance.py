@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from verifkit.budget import Budget
 from verifkit.errors import PropertyError, SuiteError
 from verifkit.input_sets import Box, Norm, center_in, rational
 from verifkit.model import Model
@@ -44,8 +45,10 @@ class Instance:
     """One question of a suite.
 
     model_path, property_path: the files; model_name, property_name: what reports call them. expected: "unsat", "sat" or
-    None where nothing is known; firmness: how well that is known. timeout: seconds, None for no limit. verifiers: the
-    names of the suite's verifiers that it is put to, None for all of them.
+    None where nothing is known; firmness: how well that is known. limits: of each verifier's answer. verifiers: the
+    names of the suite's verifiers that it is put to, None for all of them. grid: the radii, as decimal text, at which a
+    report wants the certified accuracy (a curve); None where that was not asked. audit: why an attack was added to the
+    study (`verifkit.bench.rows.schema.Row`), None for what the suite itself asks.
     """
 
     id: str
@@ -57,8 +60,10 @@ class Instance:
     sample: Sample | None = None
     expected: str | None = None
     firmness: str | None = None
-    timeout: float | None = None
+    limits: Budget = field(default_factory=Budget)
     verifiers: tuple[str, ...] | None = None
+    grid: tuple[str, ...] | None = None
+    audit: str | None = None
 
     @property
     def question(self) -> str:
@@ -74,9 +79,10 @@ class Instance:
         if given["sample"] is not None:
             clip = given["sample"]["clip"]
             given["sample"] = Sample(**{**given["sample"], "clip": None if clip is None else tuple(clip)})
-        if given["verifiers"] is not None:
-            given["verifiers"] = tuple(given["verifiers"])
-        return cls(**given)
+        for name in ("verifiers", "grid"):
+            if given[name] is not None:
+                given[name] = tuple(given[name])
+        return cls(**{**given, "limits": Budget(**given["limits"])})
 
 
 @dataclass(frozen=True)
@@ -168,11 +174,16 @@ def read_samples(path: str) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Suite:
-    """Instances, in the order written, and the verifiers to put them to: (name, options) pairs, perhaps none."""
+    """Instances, in the order written, and the verifiers to put them to: (name, options) pairs, perhaps none.
+
+    seed, repeats: each question is asked with the seeds `seed`, ..., `seed + repeats - 1`.
+    """
 
     name: str
     instances: tuple[Instance, ...]
     verifiers: tuple[tuple[str, Mapping[str, Any]], ...] = field(default=())
+    seed: int = 0
+    repeats: int = 1
 
 
 def distinct(instances: Iterable[Instance]) -> tuple[Instance, ...]:

@@ -45,6 +45,7 @@ from typing import Any
 
 from verifkit.bench.suites.instance import Instance, Sample, Suite, distinct, read_samples
 from verifkit.bench.suites.suite_folder import find_file, read_folder, read_text, stem
+from verifkit.budget import Budget
 from verifkit.errors import SuiteError
 from verifkit.input_sets import Norm
 
@@ -65,7 +66,7 @@ def read_suite_file(path: Path) -> Suite:
     if Path(name).name != name:
         raise top.wrong("name", f"takes a plain name, for it is also a folder's, not {_show(name)}")
     verifiers = tuple(_verifier(table) for table in top.tables("verifiers"))
-    common = _Common(name, top.seconds("timeout"), tuple(v for v, _ in verifiers))
+    common = _Common(name, top.limits(Budget()), tuple(v for v, _ in verifiers))
     instances: list[Instance] = []
     for group, read in _GROUPS.items():
         for table in top.tables(group):
@@ -80,7 +81,7 @@ class _Common:
     """What every group starts from."""
 
     suite: str
-    timeout: float | None
+    limits: Budget
     verifiers: tuple[str, ...]
 
 
@@ -109,13 +110,14 @@ class _Table:
             raise self.wrong(key, f"takes a text, not {_show(value)}")
         return value
 
-    def seconds(self, key: str, default: float | None = None) -> float | None:
-        if key not in self.values:
+    def limits(self, default: Budget) -> Budget:
+        """`default` with what this table says in its place."""
+        if "timeout" not in self.values:
             return default
-        value = self.values[key]
+        value = self.values["timeout"]
         if not _is_number(value) or value <= 0:
-            raise self.wrong(key, f"takes a positive number of seconds, not {_show(value)}")
-        return float(value)
+            raise self.wrong("timeout", f"takes a positive number of seconds, not {_show(value)}")
+        return replace(default, seconds=float(value))
 
     def numbers(self, key: str) -> list[Decimal]:
         value = self.values.get(key)
@@ -180,7 +182,7 @@ def _vnnlib(table: _Table, common: _Common) -> list[Instance]:
         property_path=table.file_at("property"),
         property_name=prop,
         expected=expected,
-        timeout=table.seconds("timeout", common.timeout),
+        limits=table.limits(common.limits),
         verifiers=table.restriction(common),
     )
     return [instance]
@@ -219,7 +221,7 @@ def _samples(table: _Table, common: _Common, radii: list[str | None]) -> list[In
         model_path=table.file_at("model"),
         model_name=Path(model).name,
         property_name="",
-        timeout=table.seconds("timeout", common.timeout),
+        limits=table.limits(common.limits),
         verifiers=table.restriction(common),
     )
     instances = []
@@ -259,7 +261,7 @@ def _folder(table: _Table, common: _Common) -> list[Instance]:
         raise table.wrong("path", f"there is no folder '{folder}'")
     only = table.restriction(common)
     instances = [replace(instance, verifiers=only) for instance in read_folder(folder)]
-    return [replace(i, timeout=table.seconds("timeout", i.timeout)) for i in instances]
+    return [replace(i, limits=table.limits(i.limits)) for i in instances]
 
 
 _GROUPS: Mapping[str, Callable[[_Table, _Common], list[Instance]]] = {

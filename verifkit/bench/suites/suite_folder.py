@@ -15,6 +15,7 @@ import math
 from pathlib import Path
 
 from verifkit.bench.suites.instance import Instance
+from verifkit.budget import Budget
 from verifkit.errors import SuiteError
 
 Expected = dict[tuple[str, str, str], tuple[str, str]]
@@ -44,7 +45,7 @@ def read_folder(folder: Path) -> list[Instance]:
                 property_name=vnnlib,
                 expected=word if word in ("sat", "unsat") else None,
                 firmness=firmness or None,
-                timeout=_seconds(limit, where),
+                limits=Budget(seconds=_seconds(limit, where)),
             )
         )
     if not instances:
