@@ -41,6 +41,9 @@ AUTO: dict[Norm, Family] = {"2": "gaussian", "1": "uniform", "0": "ablation"}
 EVERYTHING = (-(2**100), 2**100)
 """A clip box of no effect: what an l0 ball needs one for is to be bounded."""
 
+GRID_SIGMA = 10.0
+"""The largest sigma of grid mode: its table, with an entry for each of some 19 * 255 sigma steps, takes 3 s then."""
+
 
 class WrongNorm(PropertyError):
     """A question in a norm that the chosen noise certifies nothing in."""
@@ -93,6 +96,11 @@ class Smoothing(Verifier):
             raise OptionError(f"smoothing needs keep >= 0 and batch >= 1, not {self.keep} and {self.batch}")
         if self.grid and self.noise not in ("auto", "gaussian"):
             raise OptionError(f"smoothing's grid mode is for Gaussian noise, not for {self.noise} noise")
+        if self.grid and self.sigma > GRID_SIGMA:
+            raise OptionError(
+                f"smoothing's grid mode takes sigma up to {GRID_SIGMA:g}, not {self.sigma}: its inputs are multiples "
+                f"of 1/255, and its tables grow with sigma"
+            )
         self._plan  # noqa: B018 (refuses what can never certify)
 
     def certify(
