@@ -103,8 +103,9 @@ def inline(entries: dict[str, str]) -> str:
 
 VALUES = st.recursive(
     SCALARS,
-    lambda inner: st.lists(st.tuples(GAPS, inner), max_size=3).map(joined)
-    | st.dictionaries(KEYS, inner, max_size=3).map(inline),
+    lambda inner: (
+        st.lists(st.tuples(GAPS, inner), max_size=3).map(joined) | st.dictionaries(KEYS, inner, max_size=3).map(inline)
+    ),
     max_leaves=6,
 )
 HEADS = st.tuples(st.booleans(), st.lists(KEYS, min_size=1, max_size=2))

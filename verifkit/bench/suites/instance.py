@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -46,9 +46,9 @@ class Instance:
 
     model_path, property_path: the files; model_name, property_name: what reports call them. expected: "unsat", "sat" or
     None where nothing is known; firmness: how well that is known. limits: of each verifier's answer. verifiers: the
-    names of the suite's verifiers that it is put to, None for all of them. grid: the radii, as decimal text, at which a
-    report wants the certified accuracy (a curve); None where that was not asked. audit: why an attack was added to the
-    study (`verifkit.bench.rows.schema.Row`), None for what the suite itself asks.
+    labels or names of the suite's verifiers that it is put to, None for all of them. grid: the radii, as decimal text,
+    at which a report wants the certified accuracy (a curve); None where that was not asked. audit: why an attack was
+    added to the study (`verifkit.bench.rows.schema.Row`), None for what the suite itself asks.
     """
 
     id: str
@@ -173,17 +173,41 @@ def read_samples(path: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A verifier as a study wants it: its name and options, what groups call it, and limits in place of theirs."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+    limits: Budget = field(default_factory=Budget)
+
+    def takes(self, instance: Instance) -> bool:
+        """Whether the instance is put to it."""
+        return instance.verifiers is None or self.label in instance.verifiers or self.name in instance.verifiers
+
+
+@dataclass(frozen=True)
 class Suite:
-    """Instances, in the order written, and the verifiers to put them to: (name, options) pairs, perhaps none.
+    """Instances, in the order written, and the verifiers to put them to, perhaps none.
 
     seed, repeats: each question is asked with the seeds `seed`, ..., `seed + repeats - 1`.
     """
 
     name: str
     instances: tuple[Instance, ...]
-    verifiers: tuple[tuple[str, Mapping[str, Any]], ...] = field(default=())
+    verifiers: tuple[Choice, ...] = ()
     seed: int = 0
     repeats: int = 1
+
+    def require_verifiers(self) -> None:
+        """Raises `SuiteError` where there are none to put the instances to."""
+        if not self.verifiers:
+            raise SuiteError(f"suite '{self.name}' names no verifiers: add [[verifiers]] to it, or name them")
+
+    def put_to(self, verifiers: Sequence[tuple[str, Mapping[str, Any]]]) -> Suite:
+        """Every instance put to each of these (name, options) pairs, whatever its group says."""
+        free = tuple(replace(instance, verifiers=None) for instance in self.instances)
+        return replace(self, instances=free, verifiers=tuple(Choice(name, options) for name, options in verifiers))
 
 
 def distinct(instances: Iterable[Instance]) -> tuple[Instance, ...]:
