@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,8 @@ def _row(sample: Sample, samples: Arrays) -> np.ndarray:
 
 def read_samples(path: str) -> tuple[np.ndarray, np.ndarray]:
     """The arrays `x` (n, ...) and `y` (n,) of an `.npz` file. Raises `SuiteError` naming the file."""
+    if Path(path).is_file() and not zipfile.is_zipfile(path):
+        raise SuiteError(f"'{path}' cannot be read as an .npz file: it is no archive of arrays, as np.savez writes it")
     try:
         with np.load(path, allow_pickle=False) as data:
             missing = [name for name in ("x", "y") if name not in data]

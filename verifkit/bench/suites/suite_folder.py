@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -93,7 +94,7 @@ def _seconds(text: str, where: str) -> float:
 def find_file(folder: Path, name: str, where: str) -> str:
     """The path of the file `name` in `folder`, or of `name.gz`. Raises `SuiteError` starting with `where`."""
     for candidate in (folder / name, folder / f"{name}.gz"):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # never raises, whatever the name
             return str(candidate.resolve())
     raise SuiteError(f"{where}: there is no file '{folder / name}'")
 

@@ -33,6 +33,14 @@ KEYS: Mapping[str, frozenset[str]] = {
 }
 """What each table may hold; "" is the file outside all tables."""
 
+_TOP = "the top of the file, before the first [[...]]"
+_HINTS: Mapping[str, str] = {
+    "Invalid value": "a text stands in quotes",
+    "Cannot overwrite a value": "the key is there twice",
+    "Invalid initial character for a key part": "a table in { } stays on one line",
+}
+"""What helps with the mistakes that `tomllib` words for those who know TOML."""
+
 MOST = 10_000
 """Of the numbers that one `{ from, to, step }` may stand for."""
 
@@ -53,7 +61,7 @@ class Table:
         for key in self.values:
             if key in known:
                 continue
-            homes = [f"[[{name}]]" if name else "the top of the file" for name, keys in KEYS.items() if key in keys]
+            homes = [f"[[{name}]]" if name else _TOP for name, keys in KEYS.items() if key in keys and key not in KEYS]
             hint = f"it belongs to {', '.join(homes)}; " if homes else did_you_mean(key, known)
             if self.name == "verifiers" and not homes:
                 hint += "options of the verifier stand in `options = { ... }`; "
@@ -75,6 +83,8 @@ class Table:
         """The value of the key `one`, or the entries of the list `many`; none where neither is there."""
         if one in self.values and many in self.values:
             raise self.at(many).wrong(f"'{one}' is there as well: write one of them")
+        if isinstance(self.values.get(one), list):
+            raise self.at(one).wrong(f"takes one; a list is written '{many} = {self.at(one).shown()}'")
         return self.at(many).entries() if many in self.values else [self.at(one)] * (one in self.values)
 
     def tables(self, key: str) -> Iterator[Table]:
@@ -129,7 +139,9 @@ class Value:
 
     def entries(self) -> list[Value]:
         """Of a list that is not empty."""
-        if not isinstance(self.value, list) or not self.value:
+        if not isinstance(self.value, list):
+            raise self.takes(f"a list, [{self.shown()}]")
+        if not self.value:
             raise self.takes("a list of at least one entry")
         return [Value(self.table, self.key, (*self.path, i), entry) for i, entry in enumerate(self.value)]
 
@@ -149,9 +161,10 @@ class Value:
         return value
 
     def whole(self, *, least: int) -> int:
-        if not isinstance(self.value, int) or isinstance(self.value, bool) or not least <= self.value < 2**63:
+        value = self.value  # 1e6 is whole as well
+        if not _is_number(value) or not least <= value < 2**63 or value != int(value):
             raise self.takes(f"a whole number, at least {least}")
-        return self.value
+        return int(value)
 
     def numbers(self) -> list[Decimal]:
         """Of a list, or of `{ from = a, to = b, step = s }`: a, a + s, ..., b, in decimal arithmetic."""
@@ -211,7 +224,7 @@ def read_tables(path: Path) -> Table:
     try:
         content = tomllib.loads(text, parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
-        hint = "; a text stands in quotes" if str(error).startswith("Invalid value") else ""
+        hint = next((f"; {hint}" for start, hint in _HINTS.items() if str(error).startswith(start)), "")
         raise SuiteError(f"study '{path}' is not valid TOML: {error}{hint}") from None
     except (RecursionError, ValueError):  # brackets in brackets in brackets; an integer of thousands of digits
         raise SuiteError(f"study '{path}' cannot be read: its values are too deep or too long") from None
