@@ -57,7 +57,7 @@ def _vnnlib(table: Table, common: Common) -> list[Instance]:
         replace(
             shared,
             id=f"{_stem(model)}/{_stem(prop)}",
-            property_path=prop.file_path("property"),
+            property_path=prop.file_path(),
             property_name=_name(prop),
             expected=None if expected is None else str(expected.value),
         )
@@ -88,7 +88,7 @@ def _models(table: Table, common: Common) -> list[tuple[Value, Instance]]:
             Instance(
                 id="",
                 suite=common.suite,
-                model_path=(path := model.file_path("model")),
+                model_path=(path := model.file_path()),
                 model_name=Path(path).name if model.value.startswith(PREFIX) else Path(model.value).name,
                 property_name="",
                 limits=limits,
@@ -116,7 +116,7 @@ def _balls(
     if "0" in norms and clip is None:
         raise table.at("clip").wrong("missing: an l0 ball is unbounded without it")
     ends = None if clip is None else (str(clip[0]), str(clip[1]))
-    file, instances = inputs.file_path("inputs"), []
+    file, instances = inputs.file_path(), []
     asked: Sequence[str | None] = (None,) if radii is None else radii
     for model, shared in models:
         for norm in norms:
@@ -152,7 +152,7 @@ def _samples(
 ) -> tuple[tuple[Decimal, Decimal] | None, list[int], list[int]]:
     """The clip's ends, the indices asked about, and the labels of all samples. fixed: the ball's radius is given, so
     that a center may lie outside the clip box if the ball reaches into it."""
-    file = inputs.file_path("inputs")
+    file = inputs.file_path()
     if file not in common.samples:
         try:
             common.samples[file] = read_samples(file)
@@ -227,7 +227,7 @@ def _folder(table: Table, common: Common) -> list[Instance]:
 
 def _name(file: Value) -> str:
     """What rows call a file: as the study writes it, a file of the zoo by its own name."""
-    return Path(file.file_path(file.key)).name if file.value.startswith(PREFIX) else str(file.value)
+    return Path(file.file_path()).name if file.value.startswith(PREFIX) else str(file.value)
 
 
 def _stem(file: Value) -> str:

@@ -18,8 +18,8 @@ def load_suite(path: str | os.PathLike[str], *, own_verifiers: bool = True) -> S
     lacks is a mistake. Raises `SuiteError`.
     """
     source = Path(path)
-    if source.is_dir():
+    if os.path.isdir(source):  # never raises, whatever the name
         return Suite(source.resolve().name, distinct(read_folder(source)))
-    if not source.exists():
+    if not os.path.exists(source):
         raise SuiteError(f"suite '{source}' does not exist: name a TOML file or a VNN-COMP benchmark folder")
     return read_suite_file(source, own_verifiers=own_verifiers)

@@ -190,9 +190,9 @@ class Value:
             raise self.wrong(f"these are {count + 1:.0f} numbers: at most {MOST}")
         return [Decimal(f"{(first + k * step).normalize():f}") for k in range(int(count) + 1)]
 
-    def file_path(self, kind: str) -> str:
-        """The path of the file named: relative to the study file, perhaps gzipped, or in the zoo (kind: `ZOO`)."""
-        name = self.text()
+    def file_path(self) -> str:
+        """The path of the file named: relative to the study file, perhaps gzipped, or in the zoo."""
+        name, kind = self.text(), {"models": "model", "properties": "property"}.get(self.key, self.key)
         try:
             if name.startswith(PREFIX):
                 return find_zoo_file(name, kind, self.table.file)
