@@ -136,6 +136,16 @@ def test_radii_are_decimals_with_both_ends(tmp_path: Path, radii: str, grid: tup
     assert {i.grid for i in suite.instances} == {grid}
 
 
+def test_what_is_asked_twice_is_one_row_with_all_radii(tmp_path: Path) -> None:
+    one = "indices = [0]\n"
+    more = CURVE.replace("{ from = 0, to = 0.3, step = 0.1 }", "[0.10, 0.25]")
+    radius = CURVE.replace("curve", "radius").replace("radii = { from = 0, to = 0.3, step = 0.1 }\n", "")
+    suite = study(tmp_path, CROWN + CURVE + one + more + "indices = [0, 1]\n" + radius + one)
+    assert "2 rows" in overview(suite, limits=Budget(), jobs=1, seed=0, repeats=1)
+    run(suite, out=tmp_path / "out", jobs=1)
+    assert {row.index: row.grid for row in read_rows(tmp_path / "out")} == {0: [0, 0.1, 0.2, 0.25, 0.3], 1: [0.1, 0.25]}
+
+
 def test_limits_of_the_verifier_replace_the_groups_and_these_the_studys(tmp_path: Path) -> None:
     suite = study(
         tmp_path,
@@ -231,6 +241,7 @@ def test_the_zoo_of_the_study_files_own_checkout_comes_first(tmp_path: Path, mon
         (CURVE.replace("to = 0.3", "to = 'x'"), "line 4, [[curve]] number 1, key 'radii.to': takes a number, not 'x'"),
         (CURVE.replace("to = 0.3", "upto = 0.3"), "key 'radii': takes a list of numbers or { from = a, to = b, step "),
         (CURVE.replace("to = 0.3", "to = 1e999999999"), "between 1e-300 and 1e300"),
+        (CROWN + CROWN + "label = 'b'\ntimeout = 9\n" + CURVE, "line 5, [[verifiers]] number 2, key 'label': this is"),
         (CURVE + "clip = [0.9, 1]\n", "line 5, [[curve]] number 1, key 'clip': sample 0 of 'zoo:digits' lies outside"),
         (CURVE + 'models = ["a"]\n', "line 5, [[curve]] number 1, key 'models': 'model' is there as well"),
         (CURVE.replace('"zoo:digits-2x50"', '["a"]'), "line 2, [[curve]] number 1, key 'model': takes one; a list is"),
@@ -267,6 +278,17 @@ def test_samples_that_make_no_sense(tmp_path: Path, x: np.ndarray, y: np.ndarray
     with pytest.raises(SuiteError, match=r"line 3, .* key 'inputs'") as caught:
         study(tmp_path, CURVE.replace('zoo:digits"', 's.npz"'))
     assert words in str(caught.value)
+
+
+def test_a_ball_may_reach_into_the_clip_box(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", x=np.full((1, 64), 3), y=np.array([0]))
+    text = CURVE.replace("curve", "robustness").replace('zoo:digits"', 's.npz"').replace("to = 0.3", "to = 2")
+    assert len(study(tmp_path, text + "clip = [0, 1]\n").instances) == 21
+    assert len(study(tmp_path, text + "clip = [0, 1]\nnorm = '0'\n").instances) == 21
+    with pytest.raises(
+        SuiteError, match=r"line 5, .*'clip': sample 0 of 's.npz' lies outside it, with entries from 3 t"
+    ):
+        study(tmp_path, text + "clip = [0, 0.9]\n")
 
 
 def test_a_clip_end_that_is_no_float_keeps_the_sample(tmp_path: Path) -> None:

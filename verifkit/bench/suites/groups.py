@@ -112,13 +112,16 @@ def _balls(
 ) -> list[Instance]:
     """One instance for each model, norm, sample and radius; without radii the radius is asked for."""
     models, norms, inputs = _models(table, common), _norms(table), table["inputs"]
-    clip, indices, labels = _samples(table, common, inputs, fixed=radii is not None)
+    # A center may lie outside the clip box if its ball reaches into it; an l0 ball reaches any distance.
+    reach = Decimal("inf") if "0" in norms and radii is not None else max(map(Decimal, radii or ("0",)))
+    clip, indices, labels = _samples(table, common, inputs, reach)
     if "0" in norms and clip is None:
         raise table.at("clip").wrong("missing: an l0 ball is unbounded without it")
     ends = None if clip is None else (str(clip[0]), str(clip[1]))
-    file, instances = inputs.file_path(), []
+    file, name, instances = inputs.file_path(), _name(inputs), []
     asked: Sequence[str | None] = (None,) if radii is None else radii
     for model, shared in models:
+        start = f"{_stem(model)}/{stem(name)}"
         for norm in norms:
             for index in indices:
                 for radius in asked:
@@ -126,8 +129,8 @@ def _balls(
                     sample = Sample(inputs=file, index=index, label=labels[index], norm=norm, radius=radius, clip=ends)
                     instance = replace(
                         shared,
-                        id=f"{_stem(model)}/{_stem(inputs)}[{index}] {what}",
-                        property_name=f"{_name(inputs)}[{index}] {what}",
+                        id=f"{start}[{index}] {what}",
+                        property_name=f"{name}[{index}] {what}",
                         sample=sample,
                         grid=None if grid is None else tuple(grid),
                     )
@@ -148,10 +151,10 @@ def _norms(table: Table) -> list[Norm]:
 
 
 def _samples(
-    table: Table, common: Common, inputs: Value, *, fixed: bool
+    table: Table, common: Common, inputs: Value, reach: Decimal
 ) -> tuple[tuple[Decimal, Decimal] | None, list[int], list[int]]:
-    """The clip's ends, the indices asked about, and the labels of all samples. fixed: the ball's radius is given, so
-    that a center may lie outside the clip box if the ball reaches into it."""
+    """The clip's ends, the indices asked about, and the labels of all samples, none further than `reach` outside the
+    clip box."""
     file = inputs.file_path()
     if file not in common.samples:
         try:
@@ -166,9 +169,10 @@ def _samples(
     broken = ~np.isfinite(chosen).all(axis=1)
     if broken.any():
         raise inputs.wrong(f"sample {indices[int(broken.argmax())]} holds a number that is not finite")
-    if clip is not None and not fixed:
+    if clip is not None:
         kind = x.dtype.type if x.dtype.kind == "f" else np.float64
-        low, high = (float(kind(float(end))) for end in clip)
+        slack = float(reach) * 1.001  # who is refused here lies outside, however the floats were rounded
+        low, high = float(kind(float(clip[0]))) - slack, float(kind(float(clip[1]))) + slack
         outside = ((chosen < low) | (chosen > high)).any(axis=1)
         if outside.any():
             at = int(outside.argmax())

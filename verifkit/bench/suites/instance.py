@@ -71,6 +71,18 @@ class Instance:
         """ "verify" or "radius"."""
         return RADIUS if self.sample is not None and self.sample.radius is None else VERIFY
 
+    def bare(self) -> Instance:
+        """The question alone, without names, limits and whom it is put to: equal where the same is asked."""
+        return Instance(
+            id="",
+            suite="",
+            model_path=self.model_path,
+            model_name="",
+            property_path=self.property_path,
+            property_name="",
+            sample=self.sample,
+        )
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

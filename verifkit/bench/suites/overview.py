@@ -33,7 +33,7 @@ def overview(suite: Suite, *, limits: Budget, jobs: int, seed: int, repeats: int
         verifier.capabilities.require_modules(verifier.name)
     rows = _rows(suite, limits)
     models = len({row.instance.model_path for row in rows})
-    questions = len({_question(row.instance) for row in rows})
+    questions = len({row.instance.bare() for row in rows})
     lines = [
         f"{suite.name}: {_count(questions, 'question')} about {_count(models, 'model')}, "
         f"{_count(len(suite.verifiers), 'verifier')}, {_count(len(rows) * repeats, 'row')}",
@@ -55,21 +55,8 @@ def _rows(suite: Suite, limits: Budget) -> list[_Row]:
         for number, choice in enumerate(suite.verifiers):
             if choice.takes(instance):
                 own = limits.over(choice.limits).over(instance.limits)
-                found[_question(instance), number, own] = _Row(instance, number, own)
+                found[instance.bare(), number, own] = _Row(instance, number, own)
     return list(found.values())
-
-
-def _question(instance: Instance) -> Instance:
-    """The instance without its names and without whom it is put to: equal where the same is asked."""
-    return Instance(
-        id="",
-        suite="",
-        model_path=instance.model_path,
-        model_name="",
-        property_path=instance.property_path,
-        property_name="",
-        sample=instance.sample,
-    )
 
 
 def _question_lines(rows: Sequence[_Row], repeats: int) -> list[tuple[str, ...]]:
@@ -77,7 +64,7 @@ def _question_lines(rows: Sequence[_Row], repeats: int) -> list[tuple[str, ...]]
     answers: Counter[tuple[str, str, str]] = Counter()
     for row in rows:
         key = (_kind(row.instance), row.instance.model_name, _about(row.instance))
-        asked.setdefault(key, set()).add(_question(row.instance))
+        asked.setdefault(key, set()).add(row.instance.bare())
         answers[key] += repeats
     return [(*key, _count(len(asked[key]), "question"), _count(answers[key], "row")) for key in asked]
 

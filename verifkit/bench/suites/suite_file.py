@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,24 @@ def read_suite_file(path: Path, *, own_verifiers: bool = True) -> Suite:
         raise SuiteError(f"study '{path}' asks nothing: it needs one of {', '.join(f'[[{g}]]' for g in GROUPS)}")
     return Suite(
         name,
-        distinct(instances),
+        distinct(_with_joint_grids(instances)),
         verifiers,
         seed=0 if seed is None else seed.whole(least=0),
         repeats=1 if repeats is None else repeats.whole(least=1),
     )
+
+
+def _with_joint_grids(instances: list[Instance]) -> list[Instance]:
+    """Curves about the same question, which is run once, with all the radii that any of them wants."""
+    wanted: dict[Instance, dict[tuple[str, ...], None]] = {}
+    curves = {place: (instance.bare(), instance.grid) for place, instance in enumerate(instances) if instance.grid}
+    for bare, grid in curves.values():
+        wanted.setdefault(bare, {})[grid] = None
+    for place, (bare, _) in curves.items():
+        if len(wanted[bare]) > 1:
+            radii = {Decimal(radius): radius for other in reversed(wanted[bare]) for radius in other}
+            instances[place] = replace(instances[place], grid=tuple(radii[r] for r in sorted(radii)))
+    return instances
 
 
 def _verifiers(top: Table, installed: bool) -> tuple[Choice, ...]:
@@ -48,7 +62,9 @@ def _verifiers(top: Table, installed: bool) -> tuple[Choice, ...]:
         choice, described = _verifier(table, installed)
         place = table.get("label") or table["name"]
         if described in asked:
-            raise place.wrong(f"this is [[verifiers]] number {asked[described]} again, with the same options")
+            raise place.wrong(
+                f"this is [[verifiers]] number {asked[described]} again: results tell entries apart by options"
+            )
         asked[described] = number
         for word in {choice.label, choice.name}:
             owner = words.setdefault(word, number)
@@ -59,7 +75,7 @@ def _verifiers(top: Table, installed: bool) -> tuple[Choice, ...]:
 
 
 def _verifier(table: Table, installed: bool) -> tuple[Choice, tuple[str, str]]:
-    """The choice, and the verifier with all its options and limits in one text."""
+    """The choice, and the verifier's name with all its options."""
     named, given, label = table["name"], table.get("options"), table.get("label")
     name = named.text()
     if given is not None and not isinstance(given.value, dict):
@@ -72,7 +88,7 @@ def _verifier(table: Table, installed: bool) -> tuple[Choice, tuple[str, str]]:
     except VerifkitError as error:
         raise _culprit(named, given, options, error).wrong(str(error)) from None
     choice = Choice(name, options, name if label is None else label.text(), table.limits())
-    return choice, (name, f"{sorted(verifier.options().items())} {choice.limits}")
+    return choice, (name, str(sorted(verifier.options().items())))
 
 
 def _culprit(named: Value, given: Value | None, options: dict[str, Any], error: VerifkitError) -> Value:
