@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from verifkit.cli.output import VIOLATION, as_bytes, print_out, say, terminal_width
+
+if TYPE_CHECKING:
+    from verifkit.bench.suites.instance import Suite
+    from verifkit.budget import Budget
 
 _NO_OPTIONS: dict[str, str] = {}
 
@@ -24,7 +28,8 @@ _NO_OPTIONS: dict[str, str] = {}
 @click.option("--jobs", type=int, metavar="N", help="Workers at a time. [default: the number of CPUs]")
 @click.option("--out", type=click.Path(), metavar="DIR", help="Result folder. [default: results/SUITE]")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="In place of the suite's.  [default: 0]")
-@click.option("--repeats", type=int, metavar="N", help="In place of the suite's.  [default: 1]")
+@click.option("--repeats", type=click.IntRange(min=1), metavar="N", help="In place of the suite's.  [default: 1]")
+@click.option("--check", is_flag=True, help="Read everything, say what would be asked, and run nothing.")
 def bench(
     suite: str,
     verifiers: str | None,
@@ -36,6 +41,7 @@ def bench(
     out: str | None,
     seed: int | None,
     repeats: int | None,
+    check: bool,
 ) -> None:
     """Put every instance of SUITE (a .toml file or a VNN-COMP folder) to every verifier.
 
@@ -45,16 +51,20 @@ def bench(
     from verifkit.bench.suites.suite import load_suite
     from verifkit.budget import Budget
 
-    loaded = load_suite(suite)
-    folder = Path(out) if out else Path("results") / loaded.name
+    loaded = load_suite(suite, own_verifiers=verifiers is None)
+    limits = Budget(seconds=timeout, memory_bytes=as_bytes(memory), nodes=nodes, samples=samples)
     chosen = (
         None if verifiers is None else [(name.strip(), _NO_OPTIONS) for name in verifiers.split(",") if name.strip()]
     )
+    if check:
+        _print_overview(loaded if chosen is None else loaded.put_to(chosen), limits, jobs, seed, repeats)
+        return
+    folder = Path(out) if out else Path("results") / loaded.name
     summary = run(
         loaded,
         out=folder,
         verifiers=chosen,
-        limits=Budget(seconds=timeout, memory_bytes=as_bytes(memory), nodes=nodes, samples=samples),
+        limits=limits,
         jobs=jobs,
         seed=seed,
         repeats=repeats,
@@ -86,6 +96,20 @@ def cite(name: str) -> None:
     from verifkit.registry import verifier_class
 
     print_out(verifier_class(name).capabilities.paper.bibtex())
+
+
+def _print_overview(suite: Suite, limits: Budget, jobs: int | None, seed: int | None, repeats: int | None) -> None:
+    from verifkit.bench.running.environment import usable_cores
+    from verifkit.bench.suites.overview import overview
+
+    text = overview(
+        suite,
+        limits=limits,
+        jobs=jobs or usable_cores(),
+        seed=suite.seed if seed is None else seed,
+        repeats=repeats or suite.repeats,
+    )
+    print_out(text)
 
 
 def _summarise(folder: Path) -> None:

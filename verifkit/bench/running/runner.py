@@ -12,7 +12,7 @@ import logging
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from verifkit import registry
@@ -25,7 +25,7 @@ from verifkit.bench.running.inspection import Asked
 from verifkit.bench.running.isolation import Method
 from verifkit.bench.suites.instance import Suite
 from verifkit.budget import Budget
-from verifkit.errors import MissingPackage, OptionError, SuiteError
+from verifkit.errors import OptionError
 from verifkit.processes import memory_available
 from verifkit.result import Reason
 
@@ -58,10 +58,10 @@ def run(
     """Writes the rows of `suite` that do not stand in `out` yet.
 
     verifiers: (name, options) pairs in place of the suite's own; every instance is then put to each of them, whatever
-    its group says. limits: those that are set replace the suite's and the instances' own; memory is for each worker,
-    by default an equal share of the machine's. jobs: workers at a time; default: the usable cores. seed, repeats: in
-    place of the suite's. progress: called with (rows done, rows in all, row) after each row. method: how workers are
-    started; default: what is safe here.
+    its group says. limits: those that are set replace the suite's, its groups' and its verifiers' own; memory is for
+    each worker, by default an equal share of the machine's. jobs: workers at a time; default: the usable cores. seed,
+    repeats: in place of the suite's. progress: called with (rows done, rows in all, row) after each row. method: how
+    workers are started; default: what is safe here.
 
     Raises `SuiteError`, `UnknownVerifier`, `OptionError` or `MissingPackage` before anything runs, and `SuiteError`
     where `out` takes no more. After an interrupt no process is left, and the same call goes on.
@@ -72,20 +72,20 @@ def run(
     for what, number in (("jobs", jobs), ("repeats", repeats)):
         if number < 1:
             raise OptionError(f"{what} must be at least 1, not {number}")
-    chosen = suite.verifiers if verifiers is None else verifiers
-    if not chosen:
-        raise SuiteError(f"suite '{suite.name}' names no verifiers: add [[verifiers]] to it, or name them")
-    contenders = [_contender(name, options) for name, options in chosen]
+    if verifiers is not None:
+        suite = suite.put_to(verifiers)
+    suite.require_verifiers()
+    contenders = [(choice, _contender(choice.name, choice.options)) for choice in suite.verifiers]
     share = limits.memory_bytes or memory_available() // jobs
     with RowStore(out) as store:
         machine = environment.record(store.folder)
-        with LocalEngine([c.name for c in contenders], jobs, share, machine, method) as engine:
+        with LocalEngine([choice.name for choice in suite.verifiers], jobs, share, machine, method) as engine:
             asked = engine.inspect(suite.instances)
             tasks = [
-                _task(question, contender, limits, share, seed, repeat)
+                _task(question, contender, limits.over(choice.limits), share, seed, repeat)
                 for question in asked
-                for contender in contenders
-                if verifiers is not None or contender.name in (question.instance.verifiers or (contender.name,))
+                for choice, contender in contenders
+                if choice.takes(question.instance)
                 for repeat in range(repeats)
             ]
             return _run_tasks(engine, store, tasks, seed, progress)
@@ -94,12 +94,7 @@ def run(
 def _contender(name: str, options: Mapping[str, Any]) -> Contender:
     """Raises where the verifier does not exist, cannot be configured so, or lacks a package."""
     verifier = registry.create(name, options)
-    missing = verifier.capabilities.missing_modules()
-    if missing:
-        extra = verifier.capabilities.modules[missing[0]]
-        raise MissingPackage(
-            f"verifier '{name}' needs the package '{missing[0]}': run `pip install 'verifkit[{extra}]'`"
-        )
+    verifier.capabilities.require_modules(name)
     version = "unknown"
     for entry in importlib.metadata.entry_points(group=registry.GROUP, name=name):
         if entry.dist is not None:
@@ -122,8 +117,7 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _task(asked: Asked, contender: Contender, limits: Budget, share: int, seed: int, repeat: int) -> Task:
     """share: the bytes that hold where no limit on memory was asked for."""
-    own = asdict(asked.instance.limits)
-    wanted = Budget(**{name: own[name] if value is None else value for name, value in asdict(limits).items()})
+    wanted = limits.over(asked.instance.limits)
     key = row_key(
         model_hash=asked.model_hash,
         property_hash=asked.property_hash,
