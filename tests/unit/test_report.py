@@ -11,8 +11,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-
-from tests.unit.rows_builder import radius_row, row, write
 from verifkit.bench.report.chart import (
     APART,
     COLOURS,
@@ -25,6 +23,8 @@ from verifkit.bench.report.chart import (
     look,
     step_chart,
 )
+
+from tests.unit.rows_builder import radius_row, row, write
 from verifkit.bench.report.page import write_report
 from verifkit.bench.report.scores import certified_accuracy
 from verifkit.bench.rows.frame import frame, records
