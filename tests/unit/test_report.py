@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -11,27 +12,18 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from verifkit.bench.report.chart import (
-    APART,
-    COLOURS,
-    DASHES,
-    HEIGHT,
-    WIDTH,
-    _path,
-    _steps,
-    _steps_at_radii,
-    look,
-    step_chart,
-)
 
 from tests.unit.rows_builder import radius_row, row, write
+from verifkit.bench.report.charts.accuracy import APART, _path, _steps, _steps_at_radii, curves, place_curves
+from verifkit.bench.report.charts.figure import HEIGHT, WIDTH
+from verifkit.bench.report.charts.look import COLOURS, DASHES, Look, style_of
 from verifkit.bench.report.page import write_report
 from verifkit.bench.report.scores import certified_accuracy
 from verifkit.bench.rows.frame import frame, records
 from verifkit.errors import SuiteError
 from verifkit.registry import names
 
-VOID = {"meta", "br"}
+VOID = {"meta", "br", "input"}
 OPTIONAL = {"th", "td", "tr"}
 
 
@@ -61,7 +53,8 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        if self.open[-1:] not in (["script"], ["style"]):
+            self.words.append(data)
 
     @property
     def text(self) -> str:
@@ -86,7 +79,8 @@ MIXED = [
 
 def test_one_static_page(tmp_path: Path) -> None:
     text, parsed = page(tmp_path, MIXED)
-    assert not {tag for tag, _ in parsed.tags} & {"script", "link", "img", "iframe", "object"}
+    assert not {tag for tag, _ in parsed.tags} & {"link", "img", "iframe", "object", "base"}
+    assert not any("src" in a for _, a in parsed.tags)
     assert not re.search(r"https?:|@import|url\(", text)
     assert all(a["href"].startswith("#") for tag, a in parsed.tags if tag == "a" and a.get("href"))
     targets = {a.get("id") for _, a in parsed.tags}
@@ -138,8 +132,10 @@ def test_everything_written_by_others_is_escaped(tmp_path: Path) -> None:
     rows.append(row("crown", **{k: evil for k in fields if k != "verifier"}) | {"property_hash": "q"})
     rows.append(row("pgd", "VIOLATED", instance=evil, model=evil) | {"property_hash": "q"})
     text, parsed = page(tmp_path, rows)
-    assert "<script" not in text
+    assert text.count("<script") == text.count("</script") == 2  # the data and ours
     assert evil in parsed.text
+    for figure in (tmp_path / "figures").glob("*.svg"):
+        assert not [e for e in ElementTree.parse(figure).iter() if e.tag.endswith("script")]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +156,8 @@ def test_everything_written_by_others_is_escaped(tmp_path: Path) -> None:
 def test_poor_runs_give_a_page_too(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     text, parsed = page(tmp_path, rows)
     assert f"among {len(rows)} row" in parsed.text
-    assert "nan" not in re.sub("<style>.*</style>", "", text, flags=re.DOTALL).replace("incomplete", "")
+    shown = re.sub("<(style|script)[^>]*>.*?</(style|script)>", "", text, flags=re.DOTALL)
+    assert not re.search(r"\bnan\b", shown)
 
 
 def test_csv_files(tmp_path: Path) -> None:
@@ -242,10 +239,9 @@ def test_every_verifier_looks_different() -> None:
     """Colour, dash and marker: of all that are registered, of two methods to come, and of three times as many."""
     order = sorted({*names(), "pixeldp", "reluplex", *(f"more {k}" for k in range(50))})
     kinds = {"fmn": "falsifier", "foolbox_attack": "falsifier", "pgd": "falsifier", "smoothing": "probabilistic"}
-    looks = [look(place, kinds.get(name, "incomplete")) for place, name in enumerate(order)]
-    assert len({(k["style"], k["colour"], k["dash"], k["shape"]) for k in looks}) == len(order)
-    for one, other in pairwise(looks):
-        assert one["colour"] != other["colour"]
+    looks = [Look(name, k, style_of(kinds.get(name, "incomplete")), "network") for k, name in enumerate(order)]
+    assert len({(look.style, look.colour, look.dash, look.shape) for look in looks}) == len(order)
+    assert all(one.colour != other.colour for one, other in pairwise(looks))
 
 
 def test_the_style_sheet_has_every_look(tmp_path: Path) -> None:
@@ -262,13 +258,12 @@ def test_no_marker_hides_another(tmp_path: Path) -> None:
     rows = [radius_row(f"v{k:02}", certified=0.1 * (1 + i), index=i) for k in range(14) for i in range(4)]
     rows += [radius_row("w", certified=0.1, index=i) for i in range(4)]
     lines = records(certified_accuracy(frame(rows)))
-    chart = step_chart(records(frame(rows)), lines, sorted({r["verifier"] for r in rows}))
-    assert chart is not None
-    marks = [c["mark"] for c in chart["curves"]]
+    drawn = place_curves(list(curves(records(frame(rows)), lines).values()), 0.5)
+    marks = [c["mark"] for c in drawn]
     assert len(marks) == 15
     assert min(math.dist(a, b) for a, b in combinations(marks, 2)) >= APART
     assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in marks)
-    wider = [c["wider"] for c in chart["curves"]]
+    wider = [c["wider"] for c in drawn]
     assert wider[:3] == [3, 3, 3]
     assert wider[-2:] == [0, 0]
 

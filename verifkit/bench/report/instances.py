@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,11 @@ OPEN_UP_TO = 40
 """Longer tables of instances start folded."""
 PRINTED = 300
 """Lines of such tables that are worth their paper."""
+
+
+def natural_order(rows: Sequence[Row]) -> list[Row]:
+    """By model, instance (numbers in its name by value) and verifier, whatever order the run had."""
+    return sorted(rows, key=_natural)
 
 
 def instance_tables(rows: Sequence[Row], room: int) -> Row:
@@ -82,6 +88,12 @@ def row_data(rows: Sequence[Row], room: int) -> tuple[str, int]:
         lines.append([*places, *_ends(row), _round(row["seconds"])])
     data = {**{name: list(own) for name, own in texts.items()}, "rows": lines}
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"), len(rows) - len(lines)
+
+
+def _natural(row: Row) -> tuple[Any, ...]:
+    parts = re.split(r"(\d+)", row["instance"])
+    numbered = [(int(part), part) if k % 2 else (0, part) for k, part in enumerate(parts)]
+    return row["model_label"], numbered, row["question"], row["norm"], row["method"], row["repeat"]
 
 
 def _words(row: Row) -> dict[str, str]:

@@ -22,7 +22,7 @@ from verifkit.bench.report.charts.cactus import cactus_figure
 from verifkit.bench.report.charts.figure import Figure, style_sheet
 from verifkit.bench.report.charts.look import HEADINGS, Look, style_of
 from verifkit.bench.report.converted import converted_sections
-from verifkit.bench.report.instances import instance_tables, row_data
+from verifkit.bench.report.instances import instance_tables, natural_order, row_data
 from verifkit.bench.report.methods import environment, flat, guarantees, limits
 from verifkit.bench.report.pairs import contests
 from verifkit.bench.report.radius_sections import radius_sections
@@ -71,18 +71,19 @@ def render_page(
     """The page as text and its figures; the same rows give the same. `tables`: by the names of their CSV files."""
     rows = records(answers(df))
     context = _context(df, rows, tables, environment)
+    ordered = natural_order(rows)
     template = _engine().get_template("report.html.j2")
 
     def render(table_room: int, data_room: int) -> str:
-        data, left = row_data(rows, data_room)
-        tables = instance_tables(rows, table_room)
+        data, left = row_data(ordered, data_room)
+        tables = instance_tables(ordered, table_room)
         return template.render(**context, instances=tables, data=data, data_left=left)
 
     page = render(PAGE_BYTES, PAGE_BYTES)
     if len(page.encode()) > PAGE_BYTES:
         # The data shows every row to a reader with a script and so comes first; the table gets what room is left.
         bare = len(render(0, 0).encode())
-        data = len(row_data(rows, PAGE_BYTES - bare)[0])
+        data = len(row_data(ordered, PAGE_BYTES - bare)[0])
         page = render(max(0, PAGE_BYTES - bare - data), PAGE_BYTES - bare)
     return page, context["figures"]
 
@@ -115,8 +116,10 @@ def _context(
 ) -> Row:
     """Everything that the templates read but the tables of instances."""
     looks = looks_of(rows)
-    accuracy = accuracy_sections(records(tables["certified_accuracy"]), rows, looks)[:LISTED]
-    radii = radius_sections(records(tables["radii"]), rows, looks)[:LISTED]
+    accuracy = accuracy_sections(records(tables["certified_accuracy"]), rows, looks)
+    radii = radius_sections(records(tables["radii"]), rows, looks)
+    left_out = {"radii": max(0, len(radii) - LISTED), "accuracy": max(0, len(accuracy) - LISTED)}
+    radii, accuracy = radii[:LISTED], accuracy[:LISTED]
     cactus = [
         cactus_figure(own, looks, question, subject)
         for (question, subject), own in sorted(grouped(rows, "question", "subject").items(), key=_verify_first)
@@ -135,11 +138,13 @@ def _context(
         "total": len(df),
         "where": WHERE,
         "verdicts": verdict_sections(records(tables["verdicts"])),
+        "left_out": left_out,
         "accuracy": accuracy,
         "detailed": len(tables["certified_accuracy"]) <= DETAILED,
         "radii": radii,
         "converted": converted_sections(records(tables["radii"]), rows),
         "cactus": cactus,
+        "glance": _at_a_glance(radii),
         "contests": contests(rows),
         "failures": failures(rows)[:FAILURES],
         "guarantees": guarantees(rows),
@@ -155,6 +160,15 @@ def _context(
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "style": f"{style} {style_sheet('page')}",
     }
+
+
+def _at_a_glance(radii: Sequence[Row]) -> list[Figure]:
+    """The first figure of each norm, two at most."""
+    by_norm: dict[str, Figure] = {}
+    for section in radii:
+        if section["figures"]["spread"]:
+            by_norm.setdefault(section["norm"], section["figures"]["spread"])
+    return list(by_norm.values())[:2]
 
 
 def _verify_first(item: tuple[tuple[Any, ...], Any]) -> tuple[bool, str]:

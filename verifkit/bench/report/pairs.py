@@ -26,8 +26,8 @@ CLOCK = 1e-3
 
 @dataclass(frozen=True)
 class Pair:
-    """shared: questions both were asked. ahead: the first's answer is better. tied: as good, of which `faster` and
-    `same_time` among those that both answered."""
+    """shared: questions both were asked. ahead: the first's answer is better. tied: both answered, as well; of these it
+    was `faster`, or as fast (`same_time`)."""
 
     shared: int
     ahead: int
@@ -70,7 +70,7 @@ def contests(rows: Sequence[Row]) -> list[Contest]:
         by_verifier = {v: _answers(part) for (v,), part in grouped(own, "method").items()}
         if len(by_verifier) > 1:
             found.append(_contest(question, subject, attacks, by_verifier))
-    return found
+    return sorted(found, key=lambda contest: contest.question != "verify")
 
 
 def _answers(rows: Sequence[Row]) -> dict[Any, Row]:
@@ -102,7 +102,7 @@ def _pair(first: Mapping[Any, Row], second: Mapping[Any, Row]) -> Pair:
     results = [compare(a, b) for a, b in shared]
     both = [(a, b) for (a, b), r in zip(shared, results, strict=True) if r == 0 and worth(a) > 0 and worth(b) > 0]
     times = [_faster(a["seconds"], b["seconds"]) for a, b in both]
-    return Pair(len(shared), results.count(1), results.count(0), times.count(1), times.count(0))
+    return Pair(len(shared), results.count(1), len(both), times.count(1), times.count(0))
 
 
 def worth(row: Row) -> float:

@@ -79,6 +79,23 @@ def reached(row: Row) -> float:
     return float(row["falsified"]) if row["kind"] == "falsifier" else certified_radius(row)
 
 
+def short_names(inputs: Sequence[Input]) -> dict[str, str]:
+    """Names without the words that all begin and end with: "net/test[3] l2 radius" is "test[3]" beside "test[4]"."""
+    names = [one.name for one in inputs]
+    if len(set(names)) < 2:
+        return {name: name for name in names}
+    start = _shared(names).rfind("/") + 1
+    ending = _shared([name[::-1] for name in names])[::-1]
+    end = len(ending) - ending.find(" ") if " " in ending else 0
+    return {name: name[start : len(name) - end] or name for name in names}
+
+
+def _shared(names: Sequence[str]) -> str:
+    """The letters that all begin with: those that the first and the last in order have in common."""
+    first, last = min(names), max(names)
+    return first[: next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+
+
 def evenly(inputs: Sequence[Input], most: int) -> list[Input]:
     """At most so many inputs in the order of their radii, evenly spaced."""
     ordered = sorted(inputs, key=lambda i: (i.order, i.name))

@@ -12,7 +12,7 @@ from verifkit.bench.report.charts.radii import radii_figure
 from verifkit.bench.report.charts.spread import spread_figure
 from verifkit.bench.report.charts.tightness import tightness_figure
 from verifkit.bench.report.charts.timing import timing_figure
-from verifkit.bench.report.radii import SIDES, Column, Input, evenly, side_by_side
+from verifkit.bench.report.radii import SIDES, Column, Input, evenly, short_names, side_by_side
 from verifkit.bench.report.scores import certified_radius
 from verifkit.bench.report.sections import by_subject
 from verifkit.bench.report.terminal import ABSENT, radius_text
@@ -25,23 +25,27 @@ FIGURES = {"spread": spread_figure, "radii": radii_figure, "time": timing_figure
 
 
 def radius_sections(lines: Sequence[Row], rows: Sequence[Row], looks: Mapping[str, Look]) -> list[Row]:
-    """Sections with the most kinds of methods first, so that the page opens with what compares most."""
+    """Sections with exact radii first, then those with the most kinds of methods: what compares most comes first."""
     by_group = grouped((r for r in rows if r["question"] == "radius"), "norm", "model_label")
     sections = by_subject(lines, "norm", "model")
     for section in sections:
         model, norm = section["model"], section["norm"]
         columns, inputs = side_by_side(by_group[norm, model])
         section["figures"] = {name: draw(columns, inputs, looks, model, norm) for name, draw in FIGURES.items()}
-        section["columns"] = columns
+        section["columns"], names = columns, short_names(inputs)
         section["spans"] = [(SIDES[style], len(list(own))) for style, own in groupby(columns, key=lambda c: c.style)]
-        section["inputs"] = [_line(one, columns) for one in evenly(inputs, INPUTS)]
+        section["inputs"] = [_line(one, names[one.name], columns) for one in evenly(inputs, INPUTS)]
         section["total"] = len(inputs)
-    return sorted(sections, key=lambda section: -len({c.style for c in section["columns"]}))
+    return sorted(sections, key=lambda section: _order({c.style for c in section["columns"]}))
 
 
-def _line(one: Input, columns: Sequence[Column]) -> Row:
+def _order(styles: set[str]) -> tuple[bool, int]:
+    return "complete" not in styles, -len(styles)
+
+
+def _line(one: Input, name: str, columns: Sequence[Column]) -> Row:
     exact = "misclassified" if one.wrong else _bracket(one.low, one.high)
-    return {"name": one.name, "exact": exact, "closed": one.exact, "cells": [_cell(one, c) for c in columns]}
+    return {"name": name, "exact": exact, "closed": one.exact, "cells": [_cell(one, c) for c in columns]}
 
 
 def _cell(one: Input, column: Column) -> Row:

@@ -41,9 +41,14 @@ def overview(rows: Sequence[Row]) -> Row:
         "verifiers": len({r["method"] for r in rows}),
         "seconds": sum(r["wall_seconds"] for r in rows if not math.isnan(r["wall_seconds"])),
         "failed": sum(r["reason"] in ("timeout", "memout", "error") for r in rows),
-        "from": started[0] if started else "",
-        "to": started[-1] if started else "",
+        "from": _minute(started[0]) if started else "",
+        "to": _minute(started[-1]) if started else "",
     }
+
+
+def _minute(time: str) -> str:
+    """A time as rows have it, for a reader: UTC, to the minute."""
+    return f"{time[:10]} {time[11:16]} UTC" if re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\S*(Z|\+00:00)$", time) else time
 
 
 def main_table(rows: Sequence[Row]) -> list[Row]:

@@ -59,7 +59,9 @@ def cactus_figure(rows: Sequence[Row], looks: Mapping[str, Look], question: str,
             if verifier != BEST:
                 taken.append(_place(own, across, up, taken))
                 marks.append(looks[verifier].mark(*taken[-1]))
-    notes = [f"Dotted, unmarked: the {BEST}, each question by whoever decided it first."] * (BEST in times)
+    notes = [
+        f"Dotted, unmarked: the {BEST}, each question by whoever was first, attacks that give verdicts included."
+    ] * (BEST in times)
     silent = [v for v, own in times.items() if not own]
     notes += [f"None decided by: {', '.join(silent)}."] * bool(silent)
     key, below = legend([looks[v] for v, own in times.items() if own and v != BEST], bottom + BELOW, width, notes)

@@ -21,7 +21,7 @@ from verifkit.bench.report.charts.figure import (
     text,
 )
 from verifkit.bench.report.charts.look import Look, legend
-from verifkit.bench.report.radii import Column, Input, evenly, reached
+from verifkit.bench.report.radii import Column, Input, evenly, reached, short_names
 from verifkit.bench.report.terminal import norm_name
 
 SHOWN = 16
@@ -39,7 +39,8 @@ def radii_figure(
     values = [v for one in chosen for v in (one.high, *map(reached, one.rows.values())) if 0 < v < math.inf]
     if not values:
         return None
-    labels = max(len(one.name) for one in chosen)
+    names = short_names(inputs)
+    labels = max(len(names[one.name]) for one in chosen)
     left = min(200.0, max(float(LEFT), 16 + LETTER * labels))
     scale, width = linear(values, left, LEFT + WIDTH), LEFT + WIDTH + RIGHT
     height = max(LEAST, LANE * (len(columns) + 1))
@@ -48,7 +49,7 @@ def radii_figure(
         top = TOP + height * k
         if k % 2 == 0:
             parts.append(f'<path class="band" d="M0,{top}H{width}V{top + height}H0z"/>')
-        parts.append(text(left - 8, top + height / 2 + 4, shortened(one.name, left - 16), anchor="end"))
+        parts.append(text(left - 8, top + height / 2 + 4, shortened(names[one.name], left - 16), anchor="end"))
     parts.append(bottom_axis(scale, TOP, bottom, f"{norm_name(norm)} radius, raw input units"))
     for k, one in enumerate(chosen):
         parts += _marks(one, columns, looks, scale, TOP + height * k, height)

@@ -45,14 +45,18 @@ def spread_figure(
             marks.append(text(left - 12, y + ROW / 2 + 4, column.verifier, anchor="end", kind="ink"))
             y += ROW
     parts.append(bottom_axis(scale, 6, y, f"{norm_name(norm)} radius, raw input units"))
-    note = "Marker: median. Thick: middle half. Thin: least to largest. All inputs count, misclassified ones as 0."
-    height = round(y + BELOW + 20)
+    notes = [
+        "Marker: median. Thick: middle half. Thin: least to largest.",
+        "All inputs count, misclassified ones as 0.",
+    ]
+    height = round(y + BELOW + 17 * len(notes) + 4)
+    parts += [text(4, y + BELOW + 13 + 17 * k, note) for k, note in enumerate(notes)]
     return Figure(
         name=file_name("spread", model, norm),
         title=f"Certified and attacked {norm_name(norm)} radii by verifier, {model}",
         columns=COLUMNS,
         rows=tuple(data),
-        body="".join(parts + marks) + text(4, height - 8, note),
+        body="".join(parts + marks),
         width=right + RIGHT,
         height=height,
     )
