@@ -70,7 +70,7 @@ def cell(row: Row) -> Row:
 
 
 def row_data(rows: Sequence[Row], room: int) -> tuple[str, int]:
-    """The rows as JSON for the page's script, at most about `room` bytes, and how many are left out.
+    """The rows as JSON for the page's script, at most `room` bytes, and how many are left out.
 
     An object of lists: each text once, and rows of places in them, then certified, falsified, seconds (null: absent).
     No "<" stands in it, so that no text of others can end the element that holds it.
@@ -78,16 +78,22 @@ def row_data(rows: Sequence[Row], room: int) -> tuple[str, int]:
     texts: dict[str, dict[str, int]] = {
         name: {} for name in ("instance", "model", "norm", "verifier", "subject", "verdict")
     }
-    lines, size = [], 0
+    lines: list[str] = []
+    size = 200
     for row in rows:
         words = _words(row)
-        size += sum(len(w.encode()) + 3 for name, w in words.items() if w not in texts[name]) + 44
+        new = [json.dumps(word) for name, word in words.items() if word not in texts[name]]
+        places = [texts[name].get(word, len(texts[name])) for name, word in words.items()]
+        line = json.dumps([*places, *_ends(row), _round(row["seconds"])], separators=(",", ":"))
+        size += sum(len(word) + 5 * word.count("<") + 1 for word in new) + len(line) + 1
         if size > room:
             break
-        places = [texts[name].setdefault(word, len(texts[name])) for name, word in words.items()]
-        lines.append([*places, *_ends(row), _round(row["seconds"])])
-    data = {**{name: list(own) for name, own in texts.items()}, "rows": lines}
-    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"), len(rows) - len(lines)
+        for name, word in words.items():
+            texts[name].setdefault(word, len(texts[name]))
+        lines.append(line)
+    lists = json.dumps({name: list(own) for name, own in texts.items()}, separators=(",", ":"))
+    data = f'{lists[:-1]},"rows":[{",".join(lines)}]}}'
+    return data.replace("<", "\\u003c"), len(rows) - len(lines)
 
 
 def _natural(row: Row) -> tuple[Any, ...]:

@@ -38,8 +38,10 @@ PAGE_BYTES = 1_900_000
 """Above this size the tables of instances hold fewer rows, then the data behind filter and sort does too."""
 DETAILED = 400
 """Above this many lines of certified accuracy, where each input stands is left to certified_accuracy.csv."""
-LISTED = 30
-"""Models and norms with figures and tables of their own, at most; the CSV files have all."""
+SLACK = 2000
+"""Bytes for the sentences that say what was left out."""
+LISTED = (30, 16, 8, 4)
+"""Pairs of model and norm with sections of their own: the first that leaves room for all rows. CSV files have all."""
 FAILURES = 100
 
 
@@ -74,17 +76,23 @@ def render_page(
     ordered = natural_order(rows)
     template = _engine().get_template("report.html.j2")
 
-    def render(table_room: int, data_room: int) -> str:
+    def render(listed: int, table_room: int, data_room: int) -> str:
         data, left = row_data(ordered, data_room)
         tables = instance_tables(ordered, table_room)
-        return template.render(**context, instances=tables, data=data, data_left=left)
+        sections = {name: context[name][:listed] for name in ("radii", "accuracy")}
+        left_out = {name: max(0, len(context[name]) - listed) for name in sections}
+        more = {"instances": tables, "data": data, "data_left": left, "left_out": left_out}
+        return template.render(**{**context, **sections, **more})
 
-    page = render(PAGE_BYTES, PAGE_BYTES)
+    page = render(LISTED[0], PAGE_BYTES, PAGE_BYTES)
     if len(page.encode()) > PAGE_BYTES:
-        # The data shows every row to a reader with a script and so comes first; the table gets what room is left.
-        bare = len(render(0, 0).encode())
-        data = len(row_data(ordered, PAGE_BYTES - bare)[0])
-        page = render(max(0, PAGE_BYTES - bare - data), PAGE_BYTES - bare)
+        # Every row for filter and sort comes first; then models' own sections; the table gets what room is left.
+        data = len(row_data(ordered, PAGE_BYTES)[0])
+        for listed in LISTED:
+            room = PAGE_BYTES - len(render(listed, 0, 0).encode()) - SLACK
+            if data <= room:
+                break
+        page = render(listed, max(0, room - data), room)
     return page, context["figures"]
 
 
@@ -118,8 +126,6 @@ def _context(
     looks = looks_of(rows)
     accuracy = accuracy_sections(records(tables["certified_accuracy"]), rows, looks)
     radii = radius_sections(records(tables["radii"]), rows, looks)
-    left_out = {"radii": max(0, len(radii) - LISTED), "accuracy": max(0, len(accuracy) - LISTED)}
-    radii, accuracy = radii[:LISTED], accuracy[:LISTED]
     cactus = [
         cactus_figure(own, looks, question, subject)
         for (question, subject), own in sorted(grouped(rows, "question", "subject").items(), key=_verify_first)
@@ -138,7 +144,6 @@ def _context(
         "total": len(df),
         "where": WHERE,
         "verdicts": verdict_sections(records(tables["verdicts"])),
-        "left_out": left_out,
         "accuracy": accuracy,
         "detailed": len(tables["certified_accuracy"]) <= DETAILED,
         "radii": radii,

@@ -64,7 +64,7 @@ class Contest:
 
 def contests(rows: Sequence[Row]) -> list[Contest]:
     """By question and subject; attacks, which answer only one way, never meet certifiers. Lone verifiers have none."""
-    split = [{**row, "attacks": row["kind"] == "falsifier"} for row in rows]
+    split = [{**row, "attacks": row["kind"] == "falsifier", "worth": worth(row)} for row in rows]
     found = []
     for (question, subject, attacks), own in grouped(split, "question", "subject", "attacks").items():
         by_verifier = {v: _answers(part) for (v,), part in grouped(own, "method").items()}
@@ -84,23 +84,23 @@ def _contest(question: str, subject: str, attacks: bool, answers: Mapping[str, M
     best = {name: {"best": 0, "alone": 0, "fastest": 0} for name in names}
     for key in asked:
         own = {name: rows[key] for name, rows in answers.items() if key in rows}
-        top = [n for n in own if worth(own[n]) > 0 and all(compare(own[n], other) >= 0 for other in own.values())]
+        top = [n for n in own if own[n]["worth"] > 0 and all(_compare(own[n], other) >= 0 for other in own.values())]
         times = {n: own[n]["seconds"] for n in top if not math.isnan(own[n]["seconds"])}
         for n in top:
             best[n]["best"] += 1
             best[n]["alone"] += len(top) == 1
             best[n]["fastest"] += n in times and all(_faster(t, times[n]) <= 0 for t in times.values())
     shares = [
-        Share(name, len(own), sum(worth(r) > 0 for r in own.values()), **best[name]) for name, own in answers.items()
+        Share(name, len(own), sum(r["worth"] > 0 for r in own.values()), **best[name]) for name, own in answers.items()
     ]
-    answered = sum(any(worth(rows[key]) > 0 for rows in answers.values() if key in rows) for key in asked)
+    answered = sum(any(rows[key]["worth"] > 0 for rows in answers.values() if key in rows) for key in asked)
     return Contest(question, subject, attacks, names, pairs, tuple(shares), len(asked), answered)
 
 
 def _pair(first: Mapping[Any, Row], second: Mapping[Any, Row]) -> Pair:
     shared = [(row, second[key]) for key, row in first.items() if key in second]
-    results = [compare(a, b) for a, b in shared]
-    both = [(a, b) for (a, b), r in zip(shared, results, strict=True) if r == 0 and worth(a) > 0 and worth(b) > 0]
+    results = [_compare(a, b) for a, b in shared]
+    both = [(a, b) for (a, b), r in zip(shared, results, strict=True) if r == 0 and min(a["worth"], b["worth"]) > 0]
     times = [_faster(a["seconds"], b["seconds"]) for a, b in both]
     return Pair(len(shared), results.count(1), len(both), times.count(1), times.count(0))
 
@@ -114,9 +114,9 @@ def worth(row: Row) -> float:
     return certified_radius(row)
 
 
-def compare(one: Row, other: Row) -> int:
+def _compare(one: Row, other: Row) -> int:
     """1, 0 or -1: whether the first row's answer is better, as good or worse."""
-    a, b = worth(one), worth(other)
+    a, b = one["worth"], other["worth"]
     if a == b or (min(a, b) > 0 and max(a, b) <= min(a, b) * (1 + SAME_RADIUS)):
         return 0
     return 1 if a > b else -1

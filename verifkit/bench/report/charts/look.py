@@ -22,6 +22,14 @@ OUTLINES = (
     "M-10.5,0L-5.2,-9H5.2L10.5,0L5.2,9H-5.2Z",
 )
 """Of the markers, around their center; the first is a circle."""
+SMALL = (
+    "m-3.4,0a3.4 3.4 0 1 0 6.8 0a3.4 3.4 0 1 0-6.8 0z",
+    "m-3.2-3.2h6.4v6.4h-6.4z",
+    "m0-4.4l4.4 4.4-4.4 4.4-4.4-4.4z",
+    "m0-4.4l4.4 7.4h-8.8z",
+    "m-4.2 0l2.1-3.7h4.2l2.1 3.7-2.1 3.7h-4.2z",
+)
+"""The same outlines, small, from their center."""
 STYLES = ("complete", "deterministic", "probabilistic", "attack")
 HEADINGS = {
     "complete": "complete methods, about the network",
@@ -73,18 +81,11 @@ class Look:
             f'<text class="n" y="4">{self.number}</text></g>'
         )
 
-    def point(self, x: float, y: float) -> str:
-        """A small marker without a number, one of many: hollow for attacks, half open for probabilistic answers."""
-        kind = {"attack": "hollow", "probabilistic": "half"}.get(self.style, "full")
-        shapes = (
-            f'<circle class="{kind}" cx="{x:g}" cy="{y:g}" r="3.4"/>',
-            *(
-                f'<path class="{kind}" d="M{x:g},{y:g}{path}"/>'
-                for path in ("m-3.2-3.2h6.4v6.4h-6.4z", "m0-4.4l4.4 4.4-4.4 4.4-4.4-4.4z", "m0-4.4l4.4 7.4h-8.8z")
-            ),
-            f'<path class="{kind}" d="M{x:g},{y:g}m-4.2 0l2.1-3.7h4.2l2.1 3.7-2.1 3.7h-4.2z"/>',
-        )
-        return f'<g class="k{self.colour}">{shapes[self.shape]}</g>'
+    def points(self, places: Iterable[tuple[float, float]]) -> str:
+        """Small markers without numbers, in one element: hollow for attacks, ringed for probabilistic answers."""
+        kind = {"attack": "hollow", "probabilistic": "ring"}.get(self.style, "full")
+        path = "".join(f"M{x:g},{y:g}{SMALL[self.shape]}" for x, y in places)
+        return f'<path class="k{self.colour} {kind}" d="{path}"/>' if path else ""
 
 
 def style_of(kind: str, subject: str = NETWORK) -> str:

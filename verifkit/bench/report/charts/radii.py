@@ -83,7 +83,7 @@ def _marks(
     for lane, column in enumerate(columns, start=1):
         value = reached(one.rows[column]) if column in one.rows else math.nan
         if 0 < value < math.inf:
-            parts.append(looks[column.verifier].point(scale(value), round(top + height * lane / (len(columns) + 1), 1)))
+            parts.append(looks[column.verifier].points([(scale(value), top + height * lane / (len(columns) + 1))]))
     return parts
 
 

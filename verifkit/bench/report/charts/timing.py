@@ -25,8 +25,8 @@ from verifkit.bench.report.charts.look import Look, legend
 from verifkit.bench.report.radii import Column, Input, reached
 from verifkit.bench.report.terminal import norm_name
 
-POINTS = 150
-"""Of one verifier in one drawing at most; those that fall on the same four pixels count once."""
+POINTS = 600
+"""Of all verifiers in one drawing at most; those that fall on the same four pixels count once."""
 COLUMNS = ("input", "verifier", "subject", "kind", "seconds", "radius")
 
 
@@ -45,18 +45,19 @@ def timing_figure(
     parts = [left_axis(up, LEFT, LEFT + WIDTH, f"{norm_name(norm)} radius: certified, of attacks falsified")]
     parts.append(bottom_axis(across, top, bottom, "seconds, the verifier's own (logarithmic)"))
     marks, thinned = [], False
+    most = max(20, POINTS // len(points))
     for column, own in points.items():
         if own:
             look = looks[column.verifier]
             at = sorted({(4 * round(across(s) / 4), 4 * round(up(r) / 4)) for _, s, r in own if r < math.inf})
-            chosen = at if len(at) <= POINTS else [at[round(k * (len(at) - 1) / (POINTS - 1))] for k in range(POINTS)]
+            chosen = at if len(at) <= most else [at[round(k * (len(at) - 1) / (most - 1))] for k in range(most)]
             thinned = thinned or len(chosen) < len(at)
-            parts += [look.point(x, y) for x, y in chosen]
+            parts.append(look.points(chosen))
             middle = median(r for *_, r in own)
             if middle < math.inf:
                 marks.append(look.mark(across(median(s for _, s, _ in own)), up(middle)))
     notes = ["Numbered marker: median time and median radius. At 0: nothing certified, or misclassified."]
-    notes += [f"At most {POINTS} points of each verifier are drawn; the data has all."] * thinned
+    notes += [f"At most {most} points of each verifier are drawn; the data has all."] * thinned
     key, below = legend([looks[c.verifier] for c, own in points.items() if own], bottom + BELOW, width, notes)
     return Figure(
         name=file_name("time", model, norm),
