@@ -81,7 +81,7 @@ def test_the_command_prints_tables_and_writes_nothing(tmp_path: Path) -> None:
     for form in ("latex", "markdown"):
         done = CliRunner().invoke(cli, ["report", str(tmp_path), "--format", form])
         assert done.exit_code == 0
-        assert done.stdout == render(frame(ROWS), form)
+        assert done.stdout == render(frame(ROWS), form) + "\n"
     assert sorted(tmp_path.iterdir()) == before
     write(tmp_path, [row("crown"), row("pgd", "VIOLATED")])
     assert CliRunner().invoke(cli, ["report", str(tmp_path), "--format", "latex"]).exit_code == 3

@@ -174,7 +174,15 @@ def test_csv_files(tmp_path: Path) -> None:
 
 def test_environment_limits_and_failures_are_shown(tmp_path: Path) -> None:
     _, parsed = page(tmp_path, MIXED)
-    for word in ("abc123: numpy 2.0.0", "3.11.7", "2048 MiB", "60 s", "the worker died", "Segmentation fault"):
+    for word in (
+        "environment.json, abc123.",
+        "numpy 2.0.0",
+        "3.11.7",
+        "2048 MiB",
+        "60 s",
+        "the worker died",
+        "Segmentation fault",
+    ):
         assert word in parsed.text
     write(tmp_path, MIXED)
     (tmp_path / "environment.json").write_text("{torn")
@@ -190,8 +198,9 @@ def test_unwritable_folder_is_one_clear_sentence(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
-def test_ten_thousand_rows_stay_below_two_megabytes(tmp_path: Path) -> None:
-    """All of them, with long names; what has no room says so."""
+@pytest.mark.slow
+def test_ten_thousand_different_instances_stay_below_two_megabytes(tmp_path: Path) -> None:
+    """All of them, with long names."""
     rows = []
     for i in range(10_000):
         name = f"a/rather/long/folder/name/of/a/benchmark/model_{i % 40}.onnx property_{i}.vnnlib"
@@ -204,8 +213,6 @@ def test_ten_thousand_rows_stay_below_two_megabytes(tmp_path: Path) -> None:
     text = write_report(write(tmp_path, rows)).read_text(encoding="utf-8")
     assert len(text.encode()) < 2_000_000
     assert len(data_of(text)["rows"]) == 10_000
-    assert re.search(r"\d+ more pairs</b>|\d+ more pairs of model and norm</b>", text)
-    assert "more questions</b> would make this page too large" in text
 
 
 def data_of(text: str) -> dict[str, Any]:

@@ -59,8 +59,10 @@ def environment(out: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"environment": found}
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
     """Nested records as (dotted name, text) pairs."""
+    if not isinstance(values, Mapping):
+        return [(prefix or "value", str(values))]
     pairs: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, Mapping) and value:

@@ -134,6 +134,7 @@ def _context(
     cactus = [figure for figure in cactus if figure]
     figures = [f for section in radii for f in section["figures"].values() if f]
     figures += [section["figure"] for section in accuracy if section["figure"]] + cactus
+    recorded = flat(next(iter(environment.values()))) if len(environment) == 1 else flat(environment)
     script, style = (_template_file(name) for name in ("report.js", "report.css"))
     return {
         "title": ", ".join(sorted(set(df["suite"]) - {""})) or "run",
@@ -154,8 +155,9 @@ def _context(
         "failures": failures(rows)[:FAILURES],
         "guarantees": guarantees(rows),
         "limits": limits(rows),
-        "environment": [pair for pair in flat(environment) if ".packages." not in pair[0]],
-        "packages": [pair for pair in flat(environment) if ".packages." in pair[0]],
+        "environments": sorted(environment),
+        "environment": [pair for pair in recorded if "packages." not in pair[0]],
+        "packages": [pair for pair in recorded if "packages." in pair[0]],
         "subjects": sorted(set(df["subject"])),
         "smoothed": SMOOTHED,
         "styles": HEADINGS,

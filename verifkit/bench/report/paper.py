@@ -50,7 +50,7 @@ def paper_tables(df: pd.DataFrame) -> list[Table]:
 
 
 def render(df: pd.DataFrame, form: str) -> str:
-    """All tables, ending in a newline; `form`: "latex" or "markdown". First what is to be known of soundness."""
+    """All tables; `form`: "latex" or "markdown". First what is to be known of soundness."""
     write = {"latex": _latex, "markdown": _markdown}[form]
     first, *rest = verdict_sentence(df)
     said = (
@@ -59,7 +59,7 @@ def render(df: pd.DataFrame, form: str) -> str:
         else [f"**{_plain(first)}**", *map(_plain, rest)]
     )
     opening = ("\n" if form == "latex" else "\n\n").join(said)
-    return "\n\n".join([opening, *(write(table) for table in paper_tables(df))]) + "\n"
+    return "\n\n".join([opening, *(write(table) for table in paper_tables(df))])
 
 
 def _by(lines: Sequence[Row], column: str) -> dict[str, list[Row]]:

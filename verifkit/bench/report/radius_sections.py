@@ -64,7 +64,7 @@ def _cell(one: Input, column: Column) -> Row:
 def _nothing(row: Row, wrong: bool, words: str) -> Row:
     """Why there is no radius: the smoothed classifier may be right where the network is wrong."""
     if wrong and row["subject"] == "network":
-        return {"text": "misclassified", "look": "z"}
+        return {"text": ABSENT, "look": "z"}  # the column of the exact radius says it for all of them
     return {"text": row["reason"] if row["reason"] not in ("", "incomplete") else words, "look": "z"}
 
 

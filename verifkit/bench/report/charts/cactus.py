@@ -20,6 +20,7 @@ from verifkit.bench.report.charts.figure import (
     file_name,
     left_axis,
     logarithmic,
+    shortened,
 )
 from verifkit.bench.report.charts.look import Look, legend
 from verifkit.bench.report.scores import misclassified, question_of
@@ -29,7 +30,7 @@ Row = dict[str, Any]
 COLUMNS = ("verifier", "subject", "kind", "seconds", "decided")
 COUNTED = {
     "verify": "questions decided: HOLDS or VIOLATED (attacks: VIOLATED only)",
-    "radius": "inputs done: a radius above 0 certified, or shown to be misclassified (attacks: falsified)",
+    "radius": "inputs with a certified radius, or misclassified (attacks: falsified)",
 }
 BEST = "virtual best"
 
@@ -47,7 +48,7 @@ def cactus_figure(rows: Sequence[Row], looks: Mapping[str, Look], question: str,
     width, top = LEFT + WIDTH + RIGHT, TOP + 22
     bottom = top + HEIGHT
     across = logarithmic(known, LEFT, LEFT + WIDTH)
-    up = Scale(0.0, max(1, total) * 1.04, bottom, top)
+    up = Scale(0.0, max(1, total) * 1.04, bottom, top, whole=True)
     parts = [left_axis(up, LEFT, LEFT + WIDTH, f"{COUNTED[question]}, of {total}", lambda v: f"{v:g}")]
     parts.append(bottom_axis(across, top, bottom, "seconds for one of them, the verifier's own (logarithmic)"))
     marks: list[str] = []
@@ -59,11 +60,9 @@ def cactus_figure(rows: Sequence[Row], looks: Mapping[str, Look], question: str,
             if verifier != BEST:
                 taken.append(_place(own, across, up, taken))
                 marks.append(looks[verifier].mark(*taken[-1]))
-    notes = [
-        f"Dotted, unmarked: the {BEST}, each question by whoever was first, attacks that give verdicts included."
-    ] * (BEST in times)
+    notes = [f"Dotted, unmarked: the {BEST}, each question by whoever was first, attacks included."] * (BEST in times)
     silent = [v for v, own in times.items() if not own]
-    notes += [f"None decided by: {', '.join(silent)}."] * bool(silent)
+    notes += [shortened(f"None decided by: {', '.join(silent)}.", width)] * bool(silent)
     key, below = legend([looks[v] for v, own in times.items() if own and v != BEST], bottom + BELOW, width, notes)
     about = "" if subject == NETWORK else f" about the {subject}"
     what = "Questions decided" if question == "verify" else "Radii found"
@@ -92,7 +91,7 @@ def _times(rows: Sequence[Row]) -> list[float]:
 
 
 def _virtual_best(rows: Sequence[Row]) -> list[float]:
-    """The least time in which each question was decided; attacks take part: whoever decides, decides."""
+    """The least time in which each question was decided. Attacks take part where they can decide: not in radii."""
     best: defaultdict[Any, float] = defaultdict(lambda: math.inf)
     for row in rows:
         certifies = row["question"] != "radius" or row["kind"] != "falsifier"

@@ -77,24 +77,25 @@ def style_sheet(ground: str) -> str:
 
 
 def file_name(*parts: str) -> str:
-    """A name for files from words that others wrote: lower-case letters, digits, dots and dashes, 80 at most.
+    """A name for files from words that others wrote: 80 lower-case letters, digits, dots, dashes and underscores at most.
 
     Where that is not what they wrote, the start of a hash keeps names apart that would be one.
     """
     written = "-".join(parts)
-    plain = re.sub(r"[^a-z0-9.]+", "-", written.lower()).strip("-.")[:80]
+    plain = re.sub(r"[^a-z0-9._]+", "-", written.lower()).strip("-.")[:80]
     return plain if plain == written else f"{plain}-{hashlib.sha256(written.encode()).hexdigest()[:6]}"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to pixels, linear or logarithmic; values outside land on the nearer end."""
+    """From values to pixels, linear or logarithmic; values outside land on the nearer end. whole: of counts."""
 
     low: float
     high: float
     start: float
     end: float
     log: bool = False
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         value = min(max(value, self.low), self.high)
@@ -104,7 +105,7 @@ class Scale:
     def ticks(self) -> list[float]:
         """Round values from end to end, five to nine; on a logarithmic scale powers of ten or parts of them."""
         if not self.log:
-            step = round_step(self.high - self.low)
+            step = max(round_step(self.high - self.low), 1.0 if self.whole else 0.0)
             first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
             return [round(k * step, 12) for k in range(first, last + 1)]
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
