@@ -77,7 +77,7 @@ def style_sheet(ground: str) -> str:
 
 
 def file_name(*parts: str) -> str:
-    """A name for files from words that others wrote: 80 lower-case letters, digits, dots, dashes and underscores at most.
+    """A name for files from what others wrote: at most 80 lower-case letters, digits, dots, dashes and underscores.
 
     Where that is not what they wrote, the start of a hash keeps names apart that would be one.
     """
