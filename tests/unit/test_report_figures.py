@@ -304,6 +304,20 @@ def test_headings_are_in_order_and_folded_parts_are_reachable(tmp_path: Path) ->
     assert "default-src 'none'" in str(scripts[0]["content"])
 
 
+def test_names_of_many_verifiers_stand_upright(tmp_path: Path) -> None:
+    for verifiers, upright in ((9, 0), (10, 3)):  # radii, two by two, instances
+        rows = [radius_row(f"v{v}", certified=0.1, index=i) for v in range(verifiers) for i in range(2)]
+        text, _ = page(tmp_path / str(verifiers), rows)
+        assert text.count('<table class="many">') == upright
+
+
+def test_the_page_says_when_nothing_could_contradict(tmp_path: Path) -> None:
+    _, parsed = page(tmp_path / "alone", [radius_row("crown", certified=0.1)])
+    assert "nothing was there to compare" in parsed.text
+    _, parsed = page(tmp_path / "both", ONE_OF_EACH)
+    assert "nothing was there to compare" not in parsed.text
+
+
 def test_colours_can_be_read_on_their_grounds(tmp_path: Path) -> None:
     """Contrast of every line's colour at least 3, of text 4.5, on light and dark ground (WCAG 2.1)."""
     css = write_report(write(tmp_path, MIXED)).read_text(encoding="utf-8")

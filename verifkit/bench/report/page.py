@@ -43,6 +43,8 @@ SLACK = 2000
 LISTED = (30, 16, 8, 4)
 """Pairs of model and norm with sections of their own: the first that leaves room for all rows. CSV files have all."""
 FAILURES = 100
+MANY = 9
+"""Above so many columns of verifiers their names stand upright, so that the table fits a page."""
 
 
 def write_report(out: Path) -> Path:
@@ -160,6 +162,7 @@ def _context(
         "packages": [pair for pair in recorded if "packages." in pair[0]],
         "subjects": sorted(set(df["subject"])),
         "smoothed": SMOOTHED,
+        "many": MANY,
         "styles": HEADINGS,
         "figures": figures,
         "isnan": math.isnan,

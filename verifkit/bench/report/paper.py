@@ -180,7 +180,7 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
     "≤": r"$\leq$",
     "∞": r"$\infty$",
     "–": "--",

@@ -26,8 +26,8 @@ from verifkit.bench.report.terminal import norm_name
 
 SHOWN = 16
 """Inputs in one drawing at most; its data has all."""
-LANE, LEAST = 5, 22
-"""Height of a verifier's lane inside an input's row, and the least height of a row, in pixels."""
+LANE, LEAST, MOST = 5, 22, 60
+"""Height of a verifier's lane inside an input's row, and the least and the most height of a row, in pixels."""
 COLUMNS = ("input", "verifier", "subject", "kind", "certified", "falsified", "misclassified")
 
 
@@ -43,7 +43,7 @@ def radii_figure(
     labels = max(len(names[one.name]) for one in chosen)
     left = min(200.0, max(float(LEFT), 16 + LETTER * labels))
     scale, width = linear(values, left, LEFT + WIDTH), LEFT + WIDTH + RIGHT
-    height = max(LEAST, LANE * (len(columns) + 1))
+    height = min(MOST, max(LEAST, LANE * (len(columns) + 1)))
     parts, bottom = [], TOP + height * len(chosen)
     for k, one in enumerate(chosen):
         top = TOP + height * k
