@@ -23,6 +23,7 @@ from verifkit.bench.report.charts.figure import (
 from verifkit.bench.report.charts.look import Look, legend
 from verifkit.bench.report.radii import Column, Input, evenly, reached, short_names
 from verifkit.bench.report.terminal import norm_name
+from verifkit.bench.rows.frame import NETWORK
 
 SHOWN = 16
 """Inputs in one drawing at most; its data has all."""
@@ -73,16 +74,16 @@ def radii_figure(
 def _marks(
     one: Input, columns: Sequence[Column], looks: Mapping[str, Look], scale: Any, top: float, height: float
 ) -> list[str]:
-    if one.wrong:
-        return [text(scale.start + 6, top + height / 2 + 4, "misclassified: no radius about the network", kind="soft")]
     parts = []
-    if not math.isnan(one.high):
+    if one.wrong:
+        parts.append(text(scale.start + 6, top + height / 2 + 4, "misclassified: no radius about the network"))
+    elif not math.isnan(one.high):
         a, b = scale(0 if math.isnan(one.low) else one.low), scale(one.high)
         path = f"M{a:g},{top + 2:g}V{top + height - 2:g}" + (f"H{b:g}V{top + 2:g}z" if b - a > 1 else "")
         parts.append(f'<path class="bracket" d="{path}"/>')
     for lane, column in enumerate(columns, start=1):
         value = reached(one.rows[column]) if column in one.rows else math.nan
-        if 0 < value < math.inf:
+        if 0 < value < math.inf and not (one.wrong and column.subject == NETWORK):
             parts.append(looks[column.verifier].points([(scale(value), top + height * lane / (len(columns) + 1))]))
     return parts
 
