@@ -167,6 +167,8 @@ def test_csv_files(tmp_path: Path) -> None:
     verdicts, radii = pd.read_csv(tmp_path / "verdicts.csv"), pd.read_csv(tmp_path / "radii.csv")
     assert verdicts["rows"].sum() == len(MIXED)
     assert set(radii["verifier"]) == {"crown", "milp", "pgd", "smoothing"}
+    pairs = pd.read_csv(tmp_path / "pairs.csv").set_index(["question", "verifier", "against"])
+    assert pairs.loc[("radius", "milp", "crown"), ["shared", "ahead", "tied"]].tolist() == [5, 5, 0]
     accuracy = pd.read_csv(tmp_path / "certified_accuracy.csv")
     best = accuracy[(accuracy["verifier"] == "milp") & (accuracy["radius"] == 0.2)]
     assert best["accuracy"].tolist() == [1.0]

@@ -24,7 +24,7 @@ from verifkit.bench.report.charts.look import HEADINGS, Look, style_of
 from verifkit.bench.report.converted import converted_sections
 from verifkit.bench.report.instances import instance_tables, natural_order, row_data
 from verifkit.bench.report.methods import environment, flat, guarantees, limits
-from verifkit.bench.report.pairs import contests
+from verifkit.bench.report.pairs import Contest, contests, pair_table
 from verifkit.bench.report.radius_sections import radius_sections
 from verifkit.bench.report.scores import certified_accuracy, radius_table, verdict_table
 from verifkit.bench.report.sections import accuracy_sections, failures, main_table, overview, verdict_sections
@@ -55,7 +55,9 @@ def write_report(out: Path) -> Path:
     out = Path(out)
     df = load_rows(out)
     tables = {"verdicts": verdict_table(df), "radii": radius_table(df), "certified_accuracy": certified_accuracy(df)}
-    page, figures = render_page(df, tables, environment(out))
+    pairs = contests(records(answers(df)))
+    page, figures = render_page(df, tables, pairs, environment(out))
+    tables["pairs"] = pair_table(pairs)
     try:
         for name, table in tables.items():
             table.to_csv(out / f"{name}.csv", index=False)
@@ -70,11 +72,11 @@ def write_report(out: Path) -> Path:
 
 
 def render_page(
-    df: pd.DataFrame, tables: Mapping[str, pd.DataFrame], environment: Mapping[str, Any]
+    df: pd.DataFrame, tables: Mapping[str, pd.DataFrame], pairs: Sequence[Contest], environment: Mapping[str, Any]
 ) -> tuple[str, list[Figure]]:
     """The page as text and its figures; the same rows give the same. `tables`: by the names of their CSV files."""
     rows = records(answers(df))
-    context = _context(df, rows, tables, environment)
+    context = {**_context(df, rows, tables, environment), "contests": pairs}
     ordered = natural_order(rows)
     template = _engine().get_template("report.html.j2")
 
@@ -153,7 +155,6 @@ def _context(
         "converted": converted_sections(records(tables["radii"]), rows),
         "cactus": cactus,
         "glance": _at_a_glance(radii),
-        "contests": contests(rows),
         "failures": failures(rows)[:FAILURES],
         "guarantees": guarantees(rows),
         "limits": limits(rows),

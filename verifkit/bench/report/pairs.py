@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+import pandas as pd
 
 from verifkit.bench.report.charts.cactus import decided
 from verifkit.bench.report.scores import certified_radius, question_of
@@ -71,6 +73,17 @@ def contests(rows: Sequence[Row]) -> list[Contest]:
         if len(by_verifier) > 1:
             found.append(_contest(question, subject, attacks, by_verifier))
     return sorted(found, key=lambda contest: contest.question != "verify")
+
+
+def pair_table(found: Sequence[Contest]) -> pd.DataFrame:
+    """One line for each ordered pair of verifiers, with the counts of `Pair`."""
+    lines = [
+        {"question": c.question, "subject": c.subject, "verifier": a, "against": b, **asdict(pair)}
+        for c in found
+        for (a, b), pair in c.pairs.items()
+    ]
+    columns = ("question", "subject", "verifier", "against", *(f.name for f in fields(Pair)))
+    return pd.DataFrame(lines, columns=list(columns))
 
 
 def _answers(rows: Sequence[Row]) -> dict[Any, Row]:
