@@ -76,9 +76,21 @@ def bench(
 
 @click.command()
 @click.argument("folder", type=click.Path(), metavar="DIR")
-def report(folder: str) -> None:
-    """Write DIR/report.html from DIR/rows.jsonl and print the table. Exit status 3 where answers contradict."""
-    _summarise(Path(folder))
+@click.option("--format", "form", type=click.Choice(["html", "latex", "markdown"]), default="html", show_default=True)
+def report(folder: str, form: str) -> None:
+    """Write DIR/report.html from DIR/rows.jsonl and print the table. Exit status 3 where answers contradict.
+
+    As latex or markdown: print the tables that a paper needs, and write nothing.
+    """
+    if form == "html":
+        _summarise(Path(folder))
+        return
+    from verifkit.bench.report.paper import render
+    from verifkit.bench.rows.frame import load_rows
+
+    rows = load_rows(Path(folder))
+    print_out(render(rows, form))
+    _exit_on_violation(rows, "the tables say so first")
 
 
 @click.command("list")
@@ -113,7 +125,6 @@ def _print_overview(suite: Suite, limits: Budget, jobs: int | None, seed: int | 
 
 
 def _summarise(folder: Path) -> None:
-    from verifkit.bench.audit.contradictions import find, soundness_violations
     from verifkit.bench.report.page import write_report
     from verifkit.bench.report.terminal import render
     from verifkit.bench.rows.frame import load_rows
@@ -122,8 +133,14 @@ def _summarise(folder: Path) -> None:
     page = write_report(folder)
     print_out(render(rows, console_is_terminal=sys.stdout.isatty()))
     print_out(f"report: {page}")
+    _exit_on_violation(rows, "the report opens with them")
+
+
+def _exit_on_violation(rows: Any, where: str) -> None:
+    from verifkit.bench.audit.contradictions import find, soundness_violations
+
     if soundness_violations(find(rows)):
-        say("soundness violation: answers of this run contradict each other; the report opens with them")
+        say(f"soundness violation: answers of this run contradict each other; {where}")
         sys.exit(VIOLATION)
 
 
