@@ -18,6 +18,7 @@ from typing import Any
 from verifkit import registry
 from verifkit.bench.rows.schema import Row
 from verifkit.bench.rows.store import RowStore, row_key
+from verifkit.bench.rows.tables import write_tables
 from verifkit.bench.running import environment
 from verifkit.bench.running.answers import Contender, Task
 from verifkit.bench.running.engine import Engine, LocalEngine
@@ -55,7 +56,7 @@ def run(
     progress: Progress | None = None,
     method: Method | None = None,
 ) -> RunSummary:
-    """Writes the rows of `suite` that do not stand in `out` yet.
+    """Writes the rows of `suite` that do not stand in `out` yet; at the end all rows as Parquet and CSV.
 
     verifiers: (name, options) pairs in place of the suite's own; every instance is then put to each of them, whatever
     its group says. limits: those that are set replace the suite's and the instances' own; memory is for each worker,
@@ -72,6 +73,8 @@ def run(
     for what, number in (("jobs", jobs), ("repeats", repeats)):
         if number < 1:
             raise OptionError(f"{what} must be at least 1, not {number}")
+    if not 0 <= seed < 2**63 - repeats:
+        raise OptionError(f"the seed must lie between 0 and 2^63, not {seed}: tables hold it in 64 bits")
     chosen = suite.verifiers if verifiers is None else verifiers
     if not chosen:
         raise SuiteError(f"suite '{suite.name}' names no verifiers: add [[verifiers]] to it, or name them")
@@ -88,7 +91,9 @@ def run(
                 if verifiers is not None or contender.name in (question.instance.verifiers or (contender.name,))
                 for repeat in range(repeats)
             ]
-            return _run_tasks(engine, store, tasks, seed, progress)
+            summary = _run_tasks(engine, store, tasks, seed, progress)
+        write_tables(store.folder)
+        return summary
 
 
 def _contender(name: str, options: Mapping[str, Any]) -> Contender:
@@ -141,7 +146,7 @@ def _run_tasks(
     engine: Engine, store: RowStore, tasks: Sequence[Task], seed: int, progress: Progress | None
 ) -> RunSummary:
     distinct = {task.key: task for task in tasks}
-    standing = distinct.keys() & {row.key for row in store.rows}
+    standing = distinct.keys() & store.keys
     waiting = [task for key, task in distinct.items() if key not in standing]
     random.Random(seed).shuffle(waiting)
     _LOG.info("%d rows to run, %d stand already", len(waiting), len(standing))
