@@ -49,6 +49,10 @@ class SuiteError(VerifkitError):
     """A suite file or benchmark folder that cannot be used, or an output folder that cannot be written."""
 
 
+class EvidenceError(VerifkitError):
+    """An evidence file that cannot be read, or evidence that no file can hold."""
+
+
 class VnnlibError(PropertyError):
     """VNN-LIB text that breaks the grammar: `source` names the file, `line` and `column` count from 1."""
 

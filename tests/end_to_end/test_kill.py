@@ -27,7 +27,8 @@ from verifkit.bench.running.runner import run
 from verifkit.bench.suites.suite import load_suite
 from verifkit.budget import Budget
 settings = json.loads(sys.argv[1])
-run(load_suite(settings["folder"]), out=settings["out"], verifiers=settings["verifiers"], jobs=2, limits=Budget(seconds=3))
+how = {"verifiers": settings["verifiers"], "jobs": 2, "limits": Budget(seconds=3)}
+run(load_suite(settings["folder"]), out=settings["out"], **how)
 """
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 

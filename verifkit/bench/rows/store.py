@@ -11,19 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from verifkit.bench.rows.lock import lock_to_write
 from verifkit.bench.rows.schema import Row
 from verifkit.budget import Budget
 from verifkit.errors import SuiteError
 
 ROWS = "rows.jsonl"
-LOCK = ".lock"
 _SYNC_SECONDS = 1.0
 _BLOCK = 65536
 
@@ -43,6 +42,11 @@ def row_key(
     parts = [model_hash, property_hash, verifier, dict(options), asked, seed, repeat]
     text = json.dumps(parts, sort_keys=True, default=str, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def evidence_name(key: str) -> str:
+    """The file of a row's evidence, relative to its result folder."""
+    return f"evidence/{key}.npz"
 
 
 def read_rows(folder: str | os.PathLike[str]) -> list[Row]:
@@ -87,16 +91,8 @@ class RowStore:
         self.folder = Path(folder)
         self.path = self.folder / ROWS
         self._synced = time.monotonic()
-        if self.folder.exists() and not self.folder.is_dir():
-            raise SuiteError(f"the output '{self.folder}' is a file, not a folder: name another")
+        self._lock = lock_to_write(self.folder)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
-        except OSError as error:
-            raise SuiteError(f"the output folder '{self.folder}' cannot be written: {error.strerror}") from None
-        try:
-            if not _take(self._lock):
-                raise SuiteError(f"another run is writing to '{self.folder}': wait for it, or name another folder")
             self._open()
         except BaseException:
             os.close(self._lock)
@@ -118,7 +114,7 @@ class RowStore:
 
     def append(self, row: Row) -> None:
         """Writes one row. Raises `SuiteError` where the disk takes no more; what stood before stays whole."""
-        line = json.dumps(row.to_json(), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        line = row.to_line()
         try:
             written = os.write(self._file, line)
             while written < len(line):  # a disk that is nearly full takes a part
@@ -167,21 +163,3 @@ def _cut_off(file: int) -> int:
     if end != size:
         os.ftruncate(file, end)
     return end
-
-
-def _take(lock: int) -> bool:
-    """Takes the lock of an open file, which ends with the process; False where another process holds it."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError as error:
-        raise SuiteError(f"the output folder cannot be locked: {error.strerror}; name one on a local disk") from None
-    return True

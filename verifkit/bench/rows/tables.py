@@ -1,8 +1,8 @@
 """`OUT/rows.parquet` and `OUT/rows.csv`, made from `OUT/rows.jsonl` in batches: a long run needs no more memory.
 
 Columns are `Row`'s fields in their order (`docs/rows.md`). Records, which differ from verifier to verifier, are JSON
-text in both; a list is a list in Parquet and JSON text in CSV; a null is an empty cell in CSV. Parquet is imported where
-it is written only: no worker ever loads it.
+text in both; a list is a list in Parquet and JSON text in CSV; a null is an empty cell in CSV. pyarrow is imported only
+where Parquet is written: no worker ever loads it.
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ def run(
     repeats: int | None = None,
     progress: Progress | None = None,
     method: Method | None = None,
+    evidence: bool = False,
 ) -> RunSummary:
     """Writes the rows of `suite` that do not stand in `out` yet; at the end all rows as Parquet and CSV.
 
@@ -62,7 +63,7 @@ def run(
     its group says. limits: those that are set replace the suite's and the instances' own; memory is for each worker,
     by default an equal share of the machine's. jobs: workers at a time; default: the usable cores. seed, repeats: in
     place of the suite's. progress: called with (rows done, rows in all, row) after each row. method: how workers are
-    started; default: what is safe here.
+    started; default: what is safe here. evidence: whether the evidence of definite answers is kept in `out/evidence`.
 
     Raises `SuiteError`, `UnknownVerifier`, `OptionError` or `MissingPackage` before anything runs, and `SuiteError`
     where `out` takes no more. After an interrupt no process is left, and the same call goes on.
@@ -82,7 +83,8 @@ def run(
     share = limits.memory_bytes or memory_available() // jobs
     with RowStore(out) as store:
         machine = environment.record(store.folder)
-        with LocalEngine([c.name for c in contenders], jobs, share, machine, method) as engine:
+        kept = store.folder if evidence else None
+        with LocalEngine([c.name for c in contenders], jobs, share, machine, method, kept) as engine:
             asked = engine.inspect(suite.instances)
             tasks = [
                 _task(question, contender, limits, share, seed, repeat)
