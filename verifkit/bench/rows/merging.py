@@ -83,8 +83,8 @@ def _choose(folders: Sequence[Path], *, first: bool) -> tuple[_Kept, Merged]:
             elif standing:
                 known, where = standing[0]
                 raise SuiteError(
-                    f"'{where}' and '{folder}' answer the same question differently without contradiction: {row.verifier} "
-                    f"on {row.instance}, {_words(known)} and {_words(row)}; --first keeps that of the folder named first"
+                    f"'{where}' and '{folder}' have different answers of {row.verifier} to {row.instance}, "
+                    f"{_words(known)} and {_words(row)}: --first keeps that of the folder named first"
                 )
             by_key.setdefault(row.key, []).append(len(kept))
             kept.append((row, folder))

@@ -1,7 +1,7 @@
 """A result folder in the layout of the verification competition's results, for one verifier.
 
-`FOLDER/TOOL/results.csv`, headerless: `category,onnx,vnnlib,prepare_time,result,run_time`. For each `sat` the counterexample
-in `FOLDER/TOOL/CATEGORY/NET_PROPERTY.counterexample.gz`, where the competition's scripts look for it.
+`FOLDER/TOOL/results.csv`, headerless: `category,onnx,vnnlib,prepare_time,result,run_time`. For each `sat` the
+counterexample in `FOLDER/TOOL/CATEGORY/NET_PROPERTY.counterexample.gz`, where the competition's scripts look for it.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def _rows_of(folder: Path, verifier: str, options: Mapping[str, str]) -> tuple[l
     for (_, model, prop), several in by_instance.items():
         if len(several) > 1:
             raise SuiteError(
-                f"'{verifier}' has {len(several)} rows about {model} and {prop}, which differ in {_differing(several)}; "
-                "results.csv has one for each: tell options apart with --option NAME=VALUE, runs with folders of their own"
+                f"{len(several)} rows of '{verifier}' about {model} and {prop} differ in {_differing(several)}, "
+                "and results.csv has room for one: name options with --option NAME=VALUE, or run into another folder"
             )
     return rows, len(own) - len(rows)
 
