@@ -16,7 +16,7 @@ import pytest
 
 from tests.unit.rows_builder import radius_row, row, witness, write
 from verifkit.bench.rows import tables
-from verifkit.bench.rows.schema import SCHEMA
+from verifkit.bench.rows.schema import SCHEMA, Row
 from verifkit.bench.rows.tables import COLUMNS, CSV, PARQUET, write_tables
 from verifkit.errors import SuiteError
 
@@ -76,6 +76,26 @@ def test_a_failure_leaves_the_old_files(tmp_path: Path) -> None:
         write_tables(tmp_path)
     assert (tmp_path / PARQUET).read_bytes() == old
     assert not list(tmp_path.glob(".rows*"))
+
+
+def test_the_page_says_every_column_and_its_type(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "rows.md").read_text(encoding="utf-8")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    told = {cells[0].strip("`"): cells for cells in lines if len(cells) == 5 and cells[0].startswith("`")}
+    assert tuple(told) == COLUMNS
+    write_tables(write(tmp_path, ROWS))
+    schema = pq.read_schema(tmp_path / PARQUET)
+    types = {cells[0]: cells[2].strip("`") for cells in lines if len(cells) == 3 and cells[0] not in ("here", "file")}
+    names = {"timestamp[ms, tz=UTC]": "timestamp[ms, UTC]", "list<element: double>": "list<double>"}
+    records = ("options", "guarantee", "witness", "counts", "statistics")
+    for name, (_, kind, _, null, meaning) in told.items():
+        made = str(schema.field(name).type).replace("list<element: struct", "list<struct")
+        assert types[kind] == names.get(made, made), name
+        assert (kind == "JSON") == (name in records), name
+        optional = "None" in str(Row.__dataclass_fields__[name].type)
+        assert (null == "never") == (not optional), name
+        assert meaning
+    assert f"version of this page: {SCHEMA} " in text
 
 
 def test_no_worker_and_no_fork_server_loads_the_tables_packages() -> None:

@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from verifkit.bench.rows.schema import Row
 from verifkit.bench.rows.store import iterate_rows
 from verifkit.bench.rows.whole_file import whole_file
 from verifkit.errors import SuiteError
+from verifkit.result import counterexample_text
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,17 @@ def export_vnncomp(folder: Path, verifier: str, options: Mapping[str, str], year
         if row.word == "sat" and row.witness is not None:
             category = f"{year}_{row.suite}" if year else row.suite
             with whole_file(tool / category / f"{named[id(row)]}.counterexample.gz") as file:
-                file.write(gzip.compress(_counterexample(row.witness).encode(), mtime=0))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+                outputs = [
+                    math.nan if y is None else y for y in row.witness["y"]
+                ]  # the scripts replay, whatever it says
+                text = counterexample_text(row.witness["x"], outputs)
+                file.write(gzip.compress(text.encode(), mtime=0))
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
     for row in rows:  # loading is inside the run: nothing is prepared
         writer.writerow([row.suite, row.model, row.property, 0.0, row.word, row.wall_seconds])
     with whole_file(tool / "results.csv") as file:
-        file.write(text.getvalue().encode())
+        file.write(lines.getvalue().encode())
     return Exported(tool / "results.csv", len(rows), left_out)
 
 
@@ -107,10 +113,3 @@ def _names(rows: Iterable[Row]) -> list[str]:
         name if often[row.suite, name] == 1 else f"{model.parent.name}_{name}"
         for row, name, (model, _) in zip(rows, short, pairs, strict=True)
     ]
-
-
-def _counterexample(witness: Mapping[str, Any]) -> str:
-    """((X_0 v) ... (Y_0 v) ...), flat, in C order, a value a line."""
-    values = [f"(X_{i} {x!r})" for i, x in enumerate(witness["x"])]
-    values += [f"(Y_{i} {y!r})" for i, y in enumerate(witness["y"])]
-    return "(" + "\n".join(values) + ")\n"
