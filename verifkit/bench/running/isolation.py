@@ -171,12 +171,12 @@ class Isolation:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         number = None if result is None else result.get("errno")
-        if number in _FULL and not self._takes_more():  # and not only because of what that worker had written
+        if (result is None or number in _FULL) and not self._takes_more():  # even without what that worker had written
             raise self._full(number)
         return reply
 
     def _full(self, number: int | None) -> SuiteError:
-        why = os.strerror(number) if number is not None else "no more space"
+        why = os.strerror(number or errno.ENOSPC)
         return SuiteError(f"the temporary folder '{self.directory}' cannot be written: {why}; set TMPDIR to another")
 
     def _takes_more(self) -> bool:

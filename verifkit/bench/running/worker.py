@@ -65,7 +65,7 @@ def run_job(folder: Path) -> None:
     except MemoryError:
         result = {"memout": True}
     except BaseException as error:  # noqa: BLE001 (a verifier may raise anything, SystemExit too: all become a row)
-        traceback.print_exc(file=sys.stderr)
+        _print_traceback()
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         number = error.errno if isinstance(error, OSError) else None
         result = {"error": f"the verifier failed with {what.splitlines()[0]}", "mistake": False, "errno": number}
@@ -78,6 +78,11 @@ def run_job(folder: Path) -> None:
     except OSError as error:
         (folder / JOB).replace(folder / f"{UNWRITTEN}{error.errno}")
     except VerifkitError:  # evidence of a third party's own kind: the answer stands without it
+        _print_traceback()
+
+
+def _print_traceback() -> None:
+    with contextlib.suppress(OSError):  # the output is a file, and the disk may be full
         traceback.print_exc(file=sys.stderr)
 
 
