@@ -33,19 +33,19 @@ def told(result: Result) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "model", "radius"),
+    ("name", "count", "model", "index", "radius", "nodes"),
     [
-        ("bab", "splits", "digits-conv-small", "0.075"),
-        ("milp", "nodes", "digits-conv-small", "0.08"),
-        ("reluplex", "splits", "digits-3x100", "0.03"),
+        ("bab", "splits", "digits-conv-small", 8, "0.075", 2),
+        ("milp", "nodes", "digits-2x50", 6, "0.08", 1),
+        ("reluplex", "splits", "digits-3x100", 8, "0.03", 2),
     ],
 )
-def test_nodes_are_kept(name: str, count: str, model: str, radius: str) -> None:
-    verifier, query = registry.create(name, {}), question(model, 8, radius)
-    results = [verifier.verify(query, budget=Budget(nodes=2, seconds=100)) for _ in range(2)]
+def test_nodes_are_kept(name: str, count: str, model: str, index: int, radius: str, nodes: int) -> None:
+    verifier, query = registry.create(name, {}), question(model, index, radius)
+    results = [verifier.verify(query, budget=Budget(nodes=nodes, seconds=100)) for _ in range(2)]
     assert results[0].verdict is Verdict.UNKNOWN, results[0]
     assert results[0].reason is Reason.INCOMPLETE
-    assert float(results[0].statistics[count]) <= 3
+    assert float(results[0].statistics[count]) == nodes
     assert told(results[0]) == told(results[1])
 
 
