@@ -63,10 +63,12 @@ def overhead(count: int, jobs: int) -> str:
         rows = list(iterate_rows(folder / "out"))
     beside = sorted(1000 * (row.wall_seconds - (row.verifier_seconds or 0.0)) for row in rows)
     inside = 1000 * statistics.fmean(row.verifier_seconds or 0.0 for row in rows)
+    cpu = 1000 * statistics.fmean(row.cpu_seconds or 0.0 for row in rows)
     whole = 1000 * (times[-1] - times[0]) / (count - 1)
     return (
         f"{count} instances, jobs {jobs}: row wall less verifier: median {statistics.median(beside):.1f} ms, mean "
         f"{statistics.fmean(beside):.1f}, 95 of 100 below {beside[int(0.95 * count)]:.1f}; verifier {inside:.2f} ms; "
+        f"CPU of a worker, the verifier's included, {cpu:.1f} ms; "
         f"the run took {whole:.1f} ms for each"
     )
 

@@ -138,10 +138,10 @@ def _paired(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> tuple[list[Pair], l
 def _kinds(a: Row, b: Row, tolerance: float) -> list[str]:
     """What differs between two rows that do not contradict each other."""
     had, has = a.verdict in DEFINITE, b.verdict in DEFINITE
+    if had != has:  # said once, whatever became of the bracket's other end
+        return ["lost" if had else "gained"]
     kinds = []
-    if had != has:
-        kinds.append("lost" if had else "gained")
-    elif a.verdict != b.verdict:
+    if a.verdict != b.verdict:
         kinds.append("otherwise")
     elif differs(a.certified or 0.0, b.certified or 0.0, tolerance):
         kinds.append("smaller" if (b.certified or 0.0) < (a.certified or 0.0) else "larger")
