@@ -20,7 +20,11 @@ from verifkit import registry
 from verifkit.budget import Budget
 from verifkit.errors import EvidenceError
 from verifkit.io.evidence_file import KeptEvidence, load_evidence, save_evidence
+from verifkit.io.onnx import load_model
+from verifkit.query import robustness_family
 from verifkit.testing.questions import easy_sample
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 HALF = Fraction(1, 2)
 GRID = np.arange(6.0).reshape(2, 3) / 7
@@ -138,3 +142,16 @@ def test_what_no_file_can_hold_is_refused() -> None:
     evidence: Any = ev.Cases((object(),))  # type: ignore[arg-type]
     with pytest.raises(EvidenceError, match="holds a object"):
         save_evidence(io.BytesIO(), KeptEvidence(evidence, "q", "v"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("smoothing", {"sigma": 0.25, "n": 2000}), ("pixeldp", {"scale": 0.25, "mechanism": "analytic", "n": 2000})],
+)
+def test_what_probabilistic_verifiers_leave_comes_back(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    model = load_model(BENCHMARKS / "zoo" / "digits-3x100-noise-0.25.onnx")
+    samples = np.load(BENCHMARKS / "suites" / "digits-samples.npz")
+    query = robustness_family(model, samples["x"][1], int(samples["y"][1]), "2").at(Fraction(1, 10))
+    result = registry.create(name, options).verify(query)
+    assert isinstance(result.evidence, ev.SampleCounts | ev.PrivacyCounts)
+    assert same(through(result.evidence, tmp_path / "e.npz"), result.evidence)
