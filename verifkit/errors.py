@@ -52,6 +52,10 @@ class SuiteError(VerifkitError):
     """A suite file or benchmark folder that cannot be used, or an output folder that cannot be written."""
 
 
+class EvidenceError(VerifkitError):
+    """An evidence file that cannot be read, or evidence that no file can hold."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ "did you mean 'x'? " where one of the known words is close, else nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)

@@ -30,6 +30,7 @@ _NO_OPTIONS: dict[str, str] = {}
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="In place of the suite's.  [default: 0]")
 @click.option("--repeats", type=click.IntRange(min=1), metavar="N", help="In place of the suite's.  [default: 1]")
 @click.option("--check", is_flag=True, help="Read everything, say what would be asked, and run nothing.")
+@click.option("--evidence", is_flag=True, help="Keep the evidence of definite answers in DIR/evidence; can be large.")
 def bench(
     suite: str,
     verifiers: str | None,
@@ -42,6 +43,7 @@ def bench(
     seed: int | None,
     repeats: int | None,
     check: bool,
+    evidence: bool,
 ) -> None:
     """Put every instance of SUITE (a .toml file or a VNN-COMP folder) to every verifier.
 
@@ -69,6 +71,7 @@ def bench(
         seed=seed,
         repeats=repeats,
         progress=_progress(),
+        evidence=evidence,
     )
     say(f"{summary.rows} rows: {summary.written} run now, {summary.standing} stood already, {summary.errors} errors")
     _summarise(folder)

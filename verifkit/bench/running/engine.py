@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from verifkit.bench.rows.schema import Row
+from verifkit.bench.rows.store import evidence_name
 from verifkit.bench.running.answers import Task, answered_row, failed_row
 from verifkit.bench.running.inspection import Asked, inspect_models
 from verifkit.bench.running.isolation import Isolation, Method
@@ -32,8 +34,8 @@ class Engine(Protocol):
     ) -> None: ...
 
 
-def job_of(task: Task) -> dict[str, Any]:
-    """What a worker is told (`verifkit.bench.running.worker.answer`)."""
+def job_of(task: Task, *, evidence: bool = False) -> dict[str, Any]:
+    """What a worker is told (`verifkit.bench.running.worker.answer`). evidence: whether to keep it in a file."""
     return {
         "kind": "answer",
         "ready": task.asked.ready,
@@ -42,6 +44,7 @@ def job_of(task: Task) -> dict[str, Any]:
         "options": task.contender.options,
         "limits": asdict(task.limits),
         "seed": task.seed,
+        "evidence": evidence,
     }
 
 
@@ -53,14 +56,20 @@ class LocalEngine:
     """This machine: workers of a fork server, `jobs` at a time.
 
     verifiers: the names whose modules are loaded ahead. memory_bytes: for an inspection. machine: the environment's
-    short hash, as rows name it.
+    short hash, as rows name it. evidence: the result folder that gets the evidence of definite answers, None for none.
     """
 
     def __init__(
-        self, verifiers: Sequence[str], jobs: int, memory_bytes: int, machine: str, method: Method | None = None
+        self,
+        verifiers: Sequence[str],
+        jobs: int,
+        memory_bytes: int,
+        machine: str,
+        method: Method | None = None,
+        evidence: Path | None = None,
     ) -> None:
         self._isolation = Isolation(verifiers, method=method)
-        self._jobs, self._memory, self._machine = jobs, memory_bytes, machine
+        self._jobs, self._memory, self._machine, self._evidence = jobs, memory_bytes, machine, evidence
 
     def __enter__(self) -> Self:
         self._isolation.__enter__()
@@ -84,7 +93,12 @@ class LocalEngine:
                     yield failed_row(task, task.asked.error, started, self._machine)
                     continue
                 limits = task.limits
-                number = self._isolation.submit(job_of(task), seconds=limits.seconds, memory=limits.memory_bytes)
+                number = self._isolation.submit(
+                    job_of(task, evidence=self._evidence is not None),
+                    seconds=limits.seconds,
+                    memory=limits.memory_bytes,
+                    evidence=None if self._evidence is None else self._evidence / evidence_name(task.key),
+                )
                 running[number] = (task, started)
             if running:
                 reply = self._isolation.next()

@@ -13,9 +13,7 @@ from typing import Any
 
 import psutil
 
-from verifkit.errors import SuiteError
-
-FILE = "environment.json"
+from verifkit.bench.rows.environments import add_environments
 
 
 def environment() -> dict[str, Any]:
@@ -66,19 +64,6 @@ def record(folder: Path) -> str:
     Raises `SuiteError` where the file cannot be written or is not what this function writes.
     """
     current = environment()
-    name, path = short_hash(current), folder / FILE
-    known: Any = {}
-    try:
-        if path.exists():
-            known = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(known, dict):
-            raise SuiteError(f"'{path}' is no JSON object: move it away and run again")
-        if name not in known:
-            beside = path.with_name(f".{FILE}.new")
-            beside.write_text(json.dumps({**known, name: current}, indent=1) + "\n", encoding="utf-8")
-            beside.replace(path)  # never half written, whenever the process ends
-    except json.JSONDecodeError as error:
-        raise SuiteError(f"'{path}' is not valid JSON ({error}): move it away and run again") from None
-    except OSError as error:
-        raise SuiteError(f"'{path}' cannot be written: {error.strerror}") from None
+    name = short_hash(current)
+    add_environments(folder, {name: current})
     return name

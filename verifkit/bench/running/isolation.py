@@ -14,6 +14,7 @@ and no object of a worker is ever unpickled here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -26,8 +27,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from verifkit.bench.running.worker import JOB, OUTPUT, RESULT
-from verifkit.errors import RunnerError, SuiteError
+from verifkit.bench.rows.whole_file import whole_file
+from verifkit.bench.running.worker import EVIDENCE, JOB, OUTPUT, RESULT, UNWRITTEN
+from verifkit.errors import RunnerError, SuiteError, VerifkitError
 from verifkit.processes import can_fork
 
 Method = Literal["fork", "spawn"]
@@ -49,6 +51,8 @@ _ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",
     "PYTHONHASHSEED": "0",
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PROBE_BYTES = 65536
 _LINES = 30
 _LAST_BYTES = 8192
 
@@ -58,7 +62,8 @@ class Reply:
     """How a job ended: "exit" (with or without a result), "timeout" or "memout".
 
     result: what the job wrote, None if it did not come to that. status: the exit code, minus a signal's number.
-    output: the last lines it printed, None where it printed nothing.
+    output: the last lines it printed, None where it printed nothing. evidence: whether it left evidence where
+    `Isolation.submit` was told to put it.
     """
 
     id: int
@@ -69,6 +74,7 @@ class Reply:
     cpu_seconds: float
     peak_memory_bytes: int
     output: str | None
+    evidence: bool
 
 
 class Isolation:
@@ -79,6 +85,7 @@ class Isolation:
         self.method: Method = method or ("fork" if can_fork() else "spawn")
         self._verifiers = list(verifiers)
         self._next = 0
+        self._evidence: dict[int, Path] = {}
         self._directory: Path | None = None
 
     def __enter__(self) -> Self:
@@ -89,7 +96,10 @@ class Isolation:
             "verifiers": self._verifiers,
         }
         environ = {**os.environ, **_ENVIRONMENT}
-        self._log = tempfile.TemporaryFile(prefix="verifkit-")
+        try:
+            self._log = tempfile.TemporaryFile(prefix="verifkit-")
+        except OSError as error:
+            raise SuiteError(f"no temporary file can be written: {error.strerror or error}") from None
         self._server = subprocess.Popen(
             [sys.executable, "-c", _BOOT, json.dumps(settings)],
             stdin=subprocess.PIPE,
@@ -117,15 +127,19 @@ class Isolation:
     ) -> None:
         self._close()
 
-    def submit(self, job: Mapping[str, Any], *, seconds: float | None, memory: int | None) -> int:
-        """Starts a job at once, in a process of its own; its number."""
+    def submit(
+        self, job: Mapping[str, Any], *, seconds: float | None, memory: int | None, evidence: Path | None = None
+    ) -> int:
+        """Starts a job at once, in a process of its own; its number. evidence: the file that its evidence goes to."""
         number, self._next = self._next, self._next + 1
         folder = self.directory / str(number)
         try:
             folder.mkdir()
             (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
         except OSError as error:
-            raise SuiteError(f"the temporary folder '{self.directory}' cannot be written: {error.strerror}") from None
+            raise self._full(error.errno) from None
+        if evidence is not None:
+            self._evidence[number] = evidence
         assert self._server.stdin is not None
         try:
             self._server.stdin.write(json.dumps({"id": number, "seconds": seconds, "memory": memory}).encode() + b"\n")
@@ -135,15 +149,49 @@ class Isolation:
         return number
 
     def next(self) -> Reply:
-        """Waits for a job to end. Raises `RunnerError` if the server was killed."""
+        """Waits for a job to end.
+
+        Raises `RunnerError` if the server was killed, and `SuiteError` where a disk takes no more: what a worker could
+        not write, or could not do for that reason, is no answer.
+        """
         told = self._receive()
         folder = self.directory / str(told["id"])
-        result = None
-        if (folder / RESULT).exists():
-            result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        reply = Reply(result=result, output=_last_lines(folder / OUTPUT), **told)
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            result = None
+            if (folder / RESULT).exists():
+                result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+            for unwritten in folder.glob(f"{UNWRITTEN}*"):
+                raise self._full(int(unwritten.name.removeprefix(UNWRITTEN)))
+            target = self._evidence.pop(told["id"], None)
+            left = target is not None and (folder / EVIDENCE).exists()
+            if target is not None and left:
+                with open(folder / EVIDENCE, "rb") as source, whole_file(target) as file:
+                    shutil.copyfileobj(source, file)
+            reply = Reply(result=result, output=_last_lines(folder / OUTPUT), evidence=left, **told)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        number = None if result is None else result.get("errno")
+        if (result is None or number in _FULL) and not self._takes_more():  # even without what that worker had written
+            raise self._full(number)
         return reply
+
+    def _full(self, number: int | None) -> SuiteError:
+        why = os.strerror(number or errno.ENOSPC)
+        return SuiteError(f"the temporary folder '{self.directory}' cannot be written: {why}; set TMPDIR to another")
+
+    def _takes_more(self) -> bool:
+        """Whether the temporary folder can be written to."""
+        probe = self.directory / "probe"
+        try:
+            with open(probe, "wb") as file:
+                file.write(bytes(_PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            return False
+        finally:
+            probe.unlink(missing_ok=True)
+        return True
 
     def _receive(self) -> dict[str, Any]:
         assert self._server.stdout is not None
@@ -153,7 +201,9 @@ class Isolation:
         message: dict[str, Any] = json.loads(line)
         return message
 
-    def _gone(self) -> RunnerError:
+    def _gone(self) -> VerifkitError:
+        if self._directory is not None and not self._takes_more():
+            return self._full(None)
         self._log.seek(0)
         words = self._log.read().decode(errors="replace").strip().splitlines()
         why = f" ({words[-1]})" if words else ""

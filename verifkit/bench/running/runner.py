@@ -18,6 +18,7 @@ from typing import Any
 from verifkit import registry
 from verifkit.bench.rows.schema import Row
 from verifkit.bench.rows.store import RowStore, row_key
+from verifkit.bench.rows.tables import write_tables
 from verifkit.bench.running import environment
 from verifkit.bench.running.answers import Contender, Task
 from verifkit.bench.running.engine import Engine, LocalEngine
@@ -54,14 +55,16 @@ def run(
     repeats: int | None = None,
     progress: Progress | None = None,
     method: Method | None = None,
+    evidence: bool = False,
 ) -> RunSummary:
-    """Writes the rows of `suite` that do not stand in `out` yet.
+    """Writes the rows of `suite` that do not stand in `out` yet; at the end all rows as Parquet and CSV.
 
     verifiers: (name, options) pairs in place of the suite's own; every instance is then put to each of them, whatever
     its group says. limits: those that are set replace the suite's, its groups' and its verifiers' own; memory is for
     each worker, by default an equal share of the machine's. jobs: workers at a time; default: the usable cores. seed,
     repeats: in place of the suite's. progress: called with (rows done, rows in all, row) after each row. method: how
-    workers are started; default: what is safe here.
+    workers are started; default: what is safe here. evidence: whether the evidence of definite answers is kept in
+    `out/evidence`.
 
     Raises `SuiteError`, `UnknownVerifier`, `OptionError` or `MissingPackage` before anything runs, and `SuiteError`
     where `out` takes no more. After an interrupt no process is left, and the same call goes on.
@@ -72,14 +75,18 @@ def run(
     for what, number in (("jobs", jobs), ("repeats", repeats)):
         if number < 1:
             raise OptionError(f"{what} must be at least 1, not {number}")
+    if not 0 <= seed < 2**63 - repeats:
+        raise OptionError(f"the seed must lie between 0 and 2^63, not {seed}: tables hold it in 64 bits")
     if verifiers is not None:
         suite = suite.put_to(verifiers)
     suite.require_verifiers()
     contenders = [(choice, _contender(choice.name, choice.options)) for choice in suite.verifiers]
+    names = [choice.name for choice in suite.verifiers]
     share = limits.memory_bytes or memory_available() // jobs
     with RowStore(out) as store:
         machine = environment.record(store.folder)
-        with LocalEngine([choice.name for choice in suite.verifiers], jobs, share, machine, method) as engine:
+        kept = store.folder if evidence else None
+        with LocalEngine(names, jobs, share, machine, method, kept) as engine:
             asked = engine.inspect(suite.instances)
             tasks = [
                 _task(question, contender, limits.over(choice.limits), share, seed, repeat)
@@ -88,7 +95,9 @@ def run(
                 if choice.takes(question.instance)
                 for repeat in range(repeats)
             ]
-            return _run_tasks(engine, store, tasks, seed, progress)
+            summary = _run_tasks(engine, store, tasks, seed, progress)
+        write_tables(store.folder)
+        return summary
 
 
 def _contender(name: str, options: Mapping[str, Any]) -> Contender:
@@ -135,7 +144,7 @@ def _run_tasks(
     engine: Engine, store: RowStore, tasks: Sequence[Task], seed: int, progress: Progress | None
 ) -> RunSummary:
     distinct = {task.key: task for task in tasks}
-    standing = distinct.keys() & {row.key for row in store.rows}
+    standing = distinct.keys() & store.keys
     waiting = [task for key, task in distinct.items() if key not in standing]
     random.Random(seed).shuffle(waiting)
     _LOG.info("%d rows to run, %d stand already", len(waiting), len(standing))
