@@ -25,6 +25,7 @@ _NO_OPTIONS: dict[str, str] = {}
 @click.option("--out", type=click.Path(), metavar="DIR", help="Result folder. [default: results/SUITE]")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="In place of the suite's.  [default: 0]")
 @click.option("--repeats", type=int, metavar="N", help="In place of the suite's.  [default: 1]")
+@click.option("--cluster", metavar="WHERE", help="Dask workers answer: a scheduler's address or file, or slurm.")
 def bench(
     suite: str,
     verifiers: str | None,
@@ -36,6 +37,7 @@ def bench(
     out: str | None,
     seed: int | None,
     repeats: int | None,
+    cluster: str | None,
 ) -> None:
     """Put every instance of SUITE (a .toml file or a VNN-COMP folder) to every verifier.
 
@@ -59,6 +61,7 @@ def bench(
         seed=seed,
         repeats=repeats,
         progress=_progress(),
+        cluster=cluster,
     )
     say(f"{summary.rows} rows: {summary.written} run now, {summary.standing} stood already, {summary.errors} errors")
     _summarise(folder)

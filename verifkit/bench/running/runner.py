@@ -7,12 +7,12 @@ worker, its row is written; whatever happens to the runner, the same command goe
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from verifkit import registry
@@ -54,6 +54,7 @@ def run(
     repeats: int | None = None,
     progress: Progress | None = None,
     method: Method | None = None,
+    cluster: str | None = None,
 ) -> RunSummary:
     """Writes the rows of `suite` that do not stand in `out` yet.
 
@@ -61,34 +62,55 @@ def run(
     its group says. limits: those that are set replace the suite's and the instances' own; memory is for each worker,
     by default an equal share of the machine's. jobs: workers at a time; default: the usable cores. seed, repeats: in
     place of the suite's. progress: called with (rows done, rows in all, row) after each row. method: how workers are
-    started; default: what is safe here.
+    started; default: what is safe here. cluster: the Dask scheduler whose workers answer
+    (`verifkit.bench.running.cluster.connect`); jobs is then at most that many at a time, by default all their threads.
 
     Raises `SuiteError`, `UnknownVerifier`, `OptionError` or `MissingPackage` before anything runs, and `SuiteError`
     where `out` takes no more. After an interrupt no process is left, and the same call goes on.
     """
-    jobs = environment.usable_cores() if jobs is None else jobs
     seed = suite.seed if seed is None else seed
     repeats = suite.repeats if repeats is None else repeats
     for what, number in (("jobs", jobs), ("repeats", repeats)):
-        if number < 1:
+        if number is not None and number < 1:
             raise OptionError(f"{what} must be at least 1, not {number}")
     chosen = suite.verifiers if verifiers is None else verifiers
     if not chosen:
         raise SuiteError(f"suite '{suite.name}' names no verifiers: add [[verifiers]] to it, or name them")
     contenders = [_contender(name, options) for name, options in chosen]
-    share = limits.memory_bytes or memory_available() // jobs
-    with RowStore(out) as store:
-        machine = environment.record(store.folder)
-        with LocalEngine([c.name for c in contenders], jobs, share, machine, method) as engine:
-            asked = engine.inspect(suite.instances)
-            tasks = [
-                _task(question, contender, limits, share, seed, repeat)
-                for question in asked
-                for contender in contenders
-                if verifiers is not None or contender.name in (question.instance.verifiers or (contender.name,))
-                for repeat in range(repeats)
-            ]
-            return _run_tasks(engine, store, tasks, seed, progress)
+    with (
+        RowStore(out) as store,
+        _engine(cluster, contenders, jobs, limits.memory_bytes, store.folder, method) as engine,
+    ):
+        asked = engine.inspect(suite.instances)
+        tasks = [
+            _task(question, contender, limits, engine.memory_bytes, seed, repeat)
+            for question in asked
+            for contender in contenders
+            if verifiers is not None or contender.name in (question.instance.verifiers or (contender.name,))
+            for repeat in range(repeats)
+        ]
+        return _run_tasks(engine, store, tasks, seed, progress)
+
+
+def _engine(
+    cluster: str | None,
+    contenders: Sequence[Contender],
+    jobs: int | None,
+    memory_bytes: int | None,
+    folder: Path,
+    method: Method | None,
+) -> Engine:
+    if cluster is not None:
+        try:
+            from verifkit.bench.running.cluster import ClusterEngine
+        except ModuleNotFoundError as error:
+            raise MissingPackage(
+                f"--cluster needs the package '{error.name}': run `pip install 'verifkit[cluster]'`"
+            ) from None
+        return ClusterEngine(cluster, contenders, jobs, memory_bytes, folder)
+    jobs = environment.usable_cores() if jobs is None else jobs
+    share = memory_bytes or memory_available() // jobs
+    return LocalEngine([c.name for c in contenders], jobs, share, environment.record(folder), method)
 
 
 def _contender(name: str, options: Mapping[str, Any]) -> Contender:
@@ -100,12 +122,8 @@ def _contender(name: str, options: Mapping[str, Any]) -> Contender:
         raise MissingPackage(
             f"verifier '{name}' needs the package '{missing[0]}': run `pip install 'verifkit[{extra}]'`"
         )
-    version = "unknown"
-    for entry in importlib.metadata.entry_points(group=registry.GROUP, name=name):
-        if entry.dist is not None:
-            version = f"{entry.dist.name} {entry.dist.version}"
     kinds = {str(norm): str(kind) for norm, kind in verifier.capabilities.kinds.items()}
-    return Contender(name, _plain(verifier.options()), version, kinds)
+    return Contender(name, _plain(verifier.options()), registry.version(name) or "unknown", kinds)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,356 @@
+"""A study on an existing engine: the tasks go to the workers of a Dask cluster, the rows come back here.
+
+The client keeps two tasks for each thread of the workers on the way and no more, however long the study. Each becomes
+one process on the worker's machine (`verifkit.bench.running.workshop`), with the limits it has locally. Model and
+property travel as content: a worker needs no file of this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import itertools
+import logging
+import queue
+import shutil
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import dask
+from dask.utils import parse_timedelta
+from distributed import Client, Future, KilledWorker
+
+from verifkit import registry
+from verifkit.bench.rows.schema import SCHEMA, Row
+from verifkit.bench.running import environment
+from verifkit.bench.running.answers import Contender, Task, answered_row, failed_row
+from verifkit.bench.running.engine import job_of, now
+from verifkit.bench.running.inspection import Asked, asked_of, unusable
+from verifkit.bench.running.parcels import Post
+from verifkit.bench.running.workshop import (
+    Done,
+    Lost,
+    Missing,
+    Order,
+    Outcome,
+    StudyPlugin,
+    Terms,
+    Unprepared,
+    introduce,
+    receive,
+    work,
+)
+from verifkit.bench.suites.instance import Instance
+from verifkit.errors import MissingPackage, OptionError, RunnerError, SuiteError, VerifkitError
+
+CONNECT_SECONDS = 10
+_PER_THREAD = 2
+_LOSSES = 3
+_CHUNK = 32
+_LOOK_SECONDS = 1.0
+_LOG = logging.getLogger(__name__)
+
+
+def connect(where: str, jobs: int | None) -> Client:
+    """A client of the scheduler at `where`: an address, a scheduler file, or "slurm" for a cluster of our own.
+
+    jobs: with "slurm", the cores to ask for; by default those of one SLURM job. Closing the client ends that cluster.
+    Raises `OptionError` where no scheduler answers.
+    """
+    try:
+        if where == "slurm":
+            return Client(slurm_cluster(jobs), timeout=CONNECT_SECONDS, set_as_default=False)
+        if "://" in where:
+            return Client(where, timeout=CONNECT_SECONDS, set_as_default=False)
+        if not Path(where).is_file():
+            raise OptionError(
+                f"--cluster takes a scheduler's address (tcp://host:port), a scheduler file, or slurm, not '{where}'"
+            )
+        return Client(scheduler_file=where, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TypeError, KeyError) as error:  # the last three: no address, or no scheduler file
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OptionError(f"no Dask scheduler answers at '{where}' within {CONNECT_SECONDS} s ({why})") from None
+
+
+def slurm_cluster(jobs: int | None) -> Any:
+    """A `dask_jobqueue.SLURMCluster` as Dask's configuration describes it, kept at its size as jobs end.
+
+    Raises `OptionError` where the configuration says too little, and `MissingPackage`.
+    """
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ModuleNotFoundError as error:
+        raise MissingPackage(
+            f"--cluster slurm needs the package '{error.name}': run `pip install 'verifkit[cluster]'`"
+        ) from None
+    if shutil.which("sbatch") is None:
+        raise OptionError("--cluster slurm needs `sbatch`, which is not here: start it where SLURM jobs are submitted")
+    try:
+        cluster = SLURMCluster()
+    except ValueError as error:
+        raise OptionError(
+            f"Dask's configuration describes no SLURM job ({str(error).splitlines()[0]}): set jobqueue.slurm.cores, "
+            f"memory, queue and walltime in ~/.config/dask/jobqueue.yaml"
+        ) from None
+    if jobs is None:
+        cluster.adapt(minimum_jobs=1, maximum_jobs=1)
+    else:
+        cluster.adapt(minimum_cores=jobs, maximum_cores=jobs)
+    return cluster
+
+
+@dataclass(eq=False)
+class _Errand:
+    """An order on its way. make: builds it anew for every try. losses: tries that ended with a worker's end."""
+
+    make: Callable[[], Order]
+    losses: list[str] = field(default_factory=list)
+
+
+class ClusterEngine:
+    """The workers of a Dask cluster, with as many rows at a time as they have threads.
+
+    jobs: at most so many at a time. memory_bytes: for each worker process; None: the least share of a thread among the
+    workers that are there at the start. folder: of the rows, where the workers' environments are noted.
+    """
+
+    def __init__(
+        self, where: str, contenders: Sequence[Contender], jobs: int | None, memory_bytes: int | None, folder: Path
+    ) -> None:
+        self._where, self._folder = where, folder
+        self._jobs = None if where == "slurm" else jobs
+        self._cores = jobs
+        self._memory = memory_bytes
+        self._terms = _terms(contenders)
+        self._name = f"verifkit-{uuid.uuid4().hex}"
+        self._post = Post()
+        self._keys, self._numbers = itertools.count(), itertools.count()
+        self._machines: dict[str, str] = {}
+        self._sent: set[tuple[str, str]] = set()
+        self._slots, self._seen, self._looked = 0, time.monotonic(), 0.0
+        configured = dask.config.get("verifkit.patience", None if where == "slurm" else "5 minutes")
+        self._patience: float = float("inf") if configured is None else parse_timedelta(configured)
+
+    def __enter__(self) -> Self:
+        self._client = connect(self._where, self._cores)
+        self._running: dict[Future[Any], _Errand] = {}
+        self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        try:
+            self._seen = time.monotonic()
+            while not self._threads():
+                time.sleep(0.1)
+            self._memory = self._memory or self._agree()
+            self._client.register_plugin(StudyPlugin(self._terms), name=self._name)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    @property
+    def memory_bytes(self) -> int:
+        """The resident memory that each worker process may take."""
+        assert self._memory is not None
+        return self._memory
+
+    def _agree(self) -> int:
+        """Compares the installations; the least share of memory. Raises `OptionError` before anything has run."""
+        versions: Any = self._client.get_versions(packages=["verifkit"])
+        found = {"the scheduler": versions["scheduler"]}
+        found.update((f"the worker at {address}", what) for address, what in versions["workers"].items())
+        for who, what in found.items():
+            other = what["packages"].get("verifkit")
+            if other != self._terms.version:
+                raise OptionError(
+                    f"{who} has {f'verifkit {other}' if other else 'no verifkit'}, not {self._terms.version} as here: "
+                    f"install the same version"
+                )
+        shares: list[int] = []
+        for address, (wrong, share) in self._client.run(introduce, self._terms).items():
+            if wrong is not None:
+                raise OptionError(f"the worker at {address} {wrong}: install the same there")
+            shares.append(share)
+        return min(shares)
+
+    def _close(self) -> None:
+        """Calls everything off: the workers kill their processes when the plugin leaves them."""
+        for future in self._running:
+            future.cancel()
+        self._running.clear()
+        with contextlib.suppress(Exception):  # the scheduler may have gone, and with it everything there is to close
+            self._client.unregister_worker_plugin(self._name)
+        cluster = self._client.cluster
+        self._client.close()
+        if cluster is not None:
+            cluster.close()
+
+    def inspect(self, instances: Sequence[Instance]) -> list[Asked]:
+        groups: dict[str, list[Instance]] = {}
+        for instance in instances:
+            groups.setdefault(instance.model_path, []).append(instance)
+        errands: dict[_Errand, tuple[list[Instance], int]] = {}
+        for group in groups.values():
+            for start in range(0, len(group), _CHUNK):
+                chunk = group[start : start + _CHUNK]
+                first = next(self._numbers)
+                for _ in chunk[1:]:
+                    next(self._numbers)
+                errands[_Errand(partial(self._inspection, chunk, first))] = (chunk, first)
+        found: dict[Instance, Asked] = {}
+        for errand, outcome in self._outcomes(errands):
+            chunk, first = errands[errand]
+            if not isinstance(outcome, Done):
+                found.update(unusable(chunk, _words(outcome, errand)))
+            else:
+                found.update(asked_of(chunk, outcome.reply, "", first))
+        return [found[instance] for instance in instances]
+
+    def rows(self, tasks: Iterable[Task]) -> Iterator[Row]:
+        asked: dict[_Errand, Task] = {}
+        for task in tasks:
+            if task.asked.error is not None:
+                yield failed_row(task, task.asked.error, now(), self._machine(None))
+            else:
+                asked[_Errand(partial(self._question, task))] = task
+        for errand, outcome in self._outcomes(asked):
+            task = asked[errand]
+            if isinstance(outcome, Done):
+                yield answered_row(task, outcome.reply, outcome.started, self._machine(outcome.machine))
+            else:
+                yield failed_row(task, _words(outcome, errand), now(), self._machine(None))
+
+    def _inspection(self, chunk: Sequence[Instance], first: int) -> Order:
+        questions = tuple(self._post.question(number, i) for number, i in enumerate(chunk, start=first))
+        return Order(self._post.model(chunk[0].model_path), questions, self.memory_bytes)
+
+    def _question(self, task: Task) -> Order:
+        asked = task.asked
+        return Order(
+            model=self._post.model(asked.instance.model_path),
+            questions=(self._post.question(asked.number, asked.instance),),
+            inspection_memory=self.memory_bytes,
+            job=job_of(task),
+            seconds=task.limits.seconds,
+            memory=task.limits.memory_bytes,
+            hashes=(asked.model_hash, asked.property_hash),
+        )
+
+    def _outcomes(self, errands: Iterable[_Errand]) -> Iterator[tuple[_Errand, Outcome]]:
+        """What has become of each errand, in the order in which they are done. Raises `RunnerError`."""
+        coming = iter(errands)
+        again: deque[tuple[_Errand, str | None]] = deque()
+        more = True
+        while more or again or self._running:
+            window = min(self._jobs or 2**31, _PER_THREAD * self._threads())
+            while (more or again) and len(self._running) < window:
+                if again:
+                    self._submit(*again.popleft())
+                elif (errand := next(coming, None)) is not None:
+                    self._submit(errand, None)
+                else:
+                    more = False
+            try:
+                future = self._ended.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                continue
+            errand = self._running.pop(future)
+            outcome = self._outcome(future)
+            if isinstance(outcome, Missing):
+                self._send(outcome)
+                again.append((errand, outcome.address))
+            elif isinstance(outcome, Lost) and len(errand.losses) + 1 < _LOSSES:
+                errand.losses.append(outcome.why)
+                _LOG.info("a question goes to another worker: %s", outcome.why)
+                again.append((errand, None))
+            else:
+                yield errand, outcome
+
+    def _submit(self, errand: _Errand, address: str | None) -> None:
+        """address: of the worker that has been sent what it lacked; others may take it where that one has gone."""
+        wish: dict[str, Any] = {} if address is None else {"workers": [address], "allow_other_workers": True}
+        key = (self._name, next(self._keys))
+        future = self._client.submit(work, self._name, errand.make(), key=key, **wish)
+        self._running[future] = errand
+        future.add_done_callback(self._ended.put)
+
+    def _outcome(self, future: Future[Any]) -> Outcome:
+        try:
+            outcome: Outcome = future.result()
+        except KilledWorker as error:
+            last, tries = error.last_worker.address, error.allowed_failures + 1
+            return Unprepared(f"it lost its worker {tries} times, the last one at {last}")
+        except (CancelledError, OSError):
+            raise self._gone() from None
+        except VerifkitError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise RunnerError(f"a worker failed with {what}; the same command goes on") from error
+        return outcome
+
+    def _send(self, missing: Missing) -> None:
+        for digest in missing.digests:
+            if (missing.workshop, digest) in self._sent:
+                continue
+            parcel = self._post.whole(digest)
+            if parcel.digest != digest:
+                raise SuiteError(f"'{parcel.name}' has changed while the study ran: start the same command again")
+            self._sent.add((missing.workshop, digest))
+            self._client.run(
+                receive, self._name, missing.workshop, parcel, workers=[missing.address], on_error="ignore"
+            )
+
+    def _threads(self) -> int:
+        """The workers' threads, asked for once a second. Raises `RunnerError` where there have been none for long."""
+        clock = time.monotonic()
+        if clock - self._looked < _LOOK_SECONDS:
+            return self._slots
+        try:
+            self._slots = sum(self._client.nthreads().values())
+        except (OSError, RuntimeError):
+            raise self._gone() from None
+        self._looked = time.monotonic()
+        if self._slots:
+            self._seen = clock
+        elif clock - self._seen > self._patience:
+            raise RunnerError(
+                f"the scheduler at '{self._where}' has had no workers for {self._patience:g} s; start some, and the "
+                f"same command goes on"
+            )
+        return self._slots
+
+    def _gone(self) -> RunnerError:
+        return RunnerError(f"the scheduler at '{self._where}' has gone; once it is back, the same command goes on")
+
+    def _machine(self, found: dict[str, Any] | None) -> str:
+        """The short hash of the environment that answered, noted in the folder; None: of this one, nobody else's."""
+        key = "" if found is None else environment.short_hash(found)
+        if key not in self._machines:
+            self._machines[key] = environment.record(self._folder, found)
+        return self._machines[key]
+
+
+def _terms(contenders: Sequence[Contender]) -> Terms:
+    modules: set[str] = set()
+    for contender in contenders:
+        modules.update(registry.verifier_class(contender.name).capabilities.modules)
+    versions = {contender.name: contender.version for contender in contenders}
+    return Terms(importlib.metadata.version("verifkit"), SCHEMA, versions, sorted(modules))
+
+
+def _words(outcome: Outcome, errand: _Errand) -> str:
+    if isinstance(outcome, Lost):
+        return f"it lost its worker {len(errand.losses) + 1} times, at last because {outcome.why}"
+    return outcome.why if isinstance(outcome, Unprepared) else ""
