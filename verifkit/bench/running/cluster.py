@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import itertools
+import json
 import logging
 import queue
 import shutil
@@ -18,7 +19,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -53,7 +54,6 @@ from verifkit.errors import MissingPackage, OptionError, RunnerError, SuiteError
 
 CONNECT_SECONDS = 10
 _PER_THREAD = 2
-_LOSSES = 3
 _CHUNK = 32
 _LOOK_SECONDS = 1.0
 _LOG = logging.getLogger(__name__)
@@ -66,18 +66,23 @@ def connect(where: str, jobs: int | None) -> Client:
     Raises `OptionError` where no scheduler answers.
     """
     try:
-        if where == "slurm":
-            return Client(slurm_cluster(jobs), timeout=CONNECT_SECONDS, set_as_default=False)
-        if "://" in where:
-            return Client(where, timeout=CONNECT_SECONDS, set_as_default=False)
-        if not Path(where).is_file():
-            raise OptionError(
-                f"--cluster takes a scheduler's address (tcp://host:port), a scheduler file, or slurm, not '{where}'"
-            )
-        return Client(scheduler_file=where, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:  # the last three: no address, or no scheduler file
+        scheduler = slurm_cluster(jobs) if where == "slurm" else where if "://" in where else _address(where)
+        return Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:  # ValueError: no address that Dask knows
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OptionError(f"no Dask scheduler answers at '{where}' within {CONNECT_SECONDS} s ({why})") from None
+
+
+def _address(path: str) -> str:
+    """The address in a scheduler file, as `dask scheduler --scheduler-file` writes it."""
+    if not Path(path).is_file():
+        raise OptionError(
+            f"--cluster takes a scheduler's address (tcp://host:port), a scheduler file, or slurm, not '{path}'"
+        )
+    try:
+        return str(json.loads(Path(path).read_text(encoding="utf-8"))["address"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise OptionError(f"'{path}' is no scheduler file: name the one that `dask scheduler` wrote") from None
 
 
 def slurm_cluster(jobs: int | None) -> Any:
@@ -109,10 +114,11 @@ def slurm_cluster(jobs: int | None) -> Any:
 
 @dataclass(eq=False)
 class _Errand:
-    """An order on its way. make: builds it anew for every try. losses: tries that ended with a worker's end."""
+    """An order on its way. make: builds it anew for every try. losses: tries that ended with the worker's end."""
 
     make: Callable[[], Order]
-    losses: list[str] = field(default_factory=list)
+    losses: int = 0
+    alone: bool = False
 
 
 class ClusterEngine:
@@ -248,11 +254,16 @@ class ClusterEngine:
         )
 
     def _outcomes(self, errands: Iterable[_Errand]) -> Iterator[tuple[_Errand, Outcome]]:
-        """What has become of each errand, in the order in which they are done. Raises `RunnerError`."""
+        """What has become of each errand, in the order in which they are done. Raises `RunnerError`.
+
+        One that has lost its worker more than once is done again at the end, with nothing beside it: what it shared a
+        worker with is not blamed for it.
+        """
         coming = iter(errands)
         again: deque[tuple[_Errand, str | None]] = deque()
+        suspect: deque[_Errand] = deque()
         more = True
-        while more or again or self._running:
+        while more or again or suspect or self._running:
             window = min(self._jobs or 2**31, _PER_THREAD * self._threads())
             while (more or again) and len(self._running) < window:
                 if again:
@@ -261,6 +272,8 @@ class ClusterEngine:
                     self._submit(errand, None)
                 else:
                     more = False
+            if suspect and window and not self._running:
+                self._submit(suspect.popleft(), None)
             try:
                 future = self._ended.get(timeout=_LOOK_SECONDS)
             except queue.Empty:
@@ -270,10 +283,16 @@ class ClusterEngine:
             if isinstance(outcome, Missing):
                 self._send(outcome)
                 again.append((errand, outcome.address))
-            elif isinstance(outcome, Lost) and len(errand.losses) + 1 < _LOSSES:
-                errand.losses.append(outcome.why)
-                _LOG.info("a question goes to another worker: %s", outcome.why)
-                again.append((errand, None))
+            elif isinstance(outcome, Lost):
+                _LOG.info("a question has lost its worker: %s", outcome.why)
+                errand.losses += outcome.times
+                if errand.alone:
+                    yield errand, outcome
+                elif errand.losses == 1:
+                    again.append((errand, None))
+                else:
+                    errand.alone = True
+                    suspect.append(errand)
             else:
                 yield errand, outcome
 
@@ -289,8 +308,7 @@ class ClusterEngine:
         try:
             outcome: Outcome = future.result()
         except KilledWorker as error:
-            last, tries = error.last_worker.address, error.allowed_failures + 1
-            return Unprepared(f"it lost its worker {tries} times, the last one at {last}")
+            return Lost(f"the one at {error.last_worker.address} was gone", error.allowed_failures + 1)
         except (CancelledError, OSError):
             raise self._gone() from None
         except VerifkitError:
@@ -352,5 +370,5 @@ def _terms(contenders: Sequence[Contender]) -> Terms:
 
 def _words(outcome: Outcome, errand: _Errand) -> str:
     if isinstance(outcome, Lost):
-        return f"it lost its worker {len(errand.losses) + 1} times, at last because {outcome.why}"
+        return f"it lost its worker {errand.losses} times; the last time {outcome.why}"
     return outcome.why if isinstance(outcome, Unprepared) else ""

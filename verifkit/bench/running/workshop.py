@@ -77,9 +77,10 @@ class Missing:
 
 @dataclass(frozen=True)
 class Lost:
-    """The fork server or the worker has ended below the order: it may be tried again."""
+    """The fork server or the worker has ended below the order, so many times: it may be tried again."""
 
     why: str
+    times: int = 1
 
 
 @dataclass(frozen=True)
