@@ -8,31 +8,48 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.end_to_end.dask_cluster import DaskCluster, kill_group, wait_until_only
-from tests.end_to_end.hostile import install, write_folder
+from tests.end_to_end.hostile import MARK, install, wait_until_gone, write_folder
 from verifkit import registry
 from verifkit.bench.rows.schema import Row
 from verifkit.bench.rows.store import read_rows
+from verifkit.bench.running import environment
+from verifkit.bench.running.answers import Contender, Task
 from verifkit.bench.running.runner import RunSummary, run
 from verifkit.bench.suites.instance import Suite
 from verifkit.bench.suites.suite import load_suite
 from verifkit.budget import Budget
 from verifkit.errors import OptionError, RunnerError
+from verifkit.processes import memory_available
 
 pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills process groups")
 
 HOLDS = ("hostile", {"mode": "holds", "seconds": 0.1})
-SAME = (
-    ["instance", "verifier", "verdict", "reason", "certified", "falsified", "detail", "predicted", "norm", "margin", "guarantee", "witness", "counts"]
-)
+SAME = [
+    "instance",
+    "verifier",
+    "verdict",
+    "reason",
+    "certified",
+    "falsified",
+    "detail",
+    "predicted",
+    "norm",
+    "margin",
+    "guarantee",
+    "witness",
+    "counts",
+]
 SCRIPT = """
 import json, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -136,14 +153,37 @@ def test_limits_hold(cluster: DaskCluster, tmp_path: Path, monkeypatch: pytest.M
     assert not wait_until_only(cluster, before)
 
 
-def test_local_and_cluster_go_on_with_each_other(cluster: DaskCluster, tmp_path: Path) -> None:
+def test_local_and_cluster_go_on_with_each_other(
+    cluster: DaskCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, out = write_folder(tmp_path / "bench", count=3), tmp_path / "out"
     other = ("interval", {})
     assert run(load_suite(folder), out=out, verifiers=[HOLDS], jobs=1).written == 3
-    summary = run(load_suite(folder), out=out, verifiers=[HOLDS, other], cluster=str(cluster.file), jobs=1)
+    with monkeypatch.context() as patch:  # the client's machine has a name of its own
+        patch.setattr(environment, "environment", lambda: {"cpu": "the client's"})
+        summary = run(load_suite(folder), out=out, verifiers=[HOLDS, other], cluster=str(cluster.file), jobs=1)
     assert summary == RunSummary(rows=6, written=3, standing=3, errors=0)
     assert run(load_suite(folder), out=out, verifiers=[HOLDS, other], jobs=1).standing == 6
-    assert {row.memory_limit is not None for row in read_rows(out)} == {True}
+    rows = read_rows(out)
+    machines = json.loads((out / "environment.json").read_text())
+    assert {machines[row.environment]["cpu"] for row in rows} == {environment.environment()["cpu"]}
+    share = int(memory_available() / 2)  # of the worker's two threads
+    assert {row.memory_limit for row in rows if row.verifier == "interval"} == {pytest.approx(share, rel=0.01)}
+
+
+def test_more_questions_may_be_inspected_later(cluster: DaskCluster, tmp_path: Path) -> None:
+    from verifkit.bench.running.cluster import ClusterEngine
+
+    suite = load_suite(write_folder(tmp_path / "bench", count=3))
+    contender = Contender("hostile", {"mode": "holds"}, "hostile 1.0", {})
+    limits = Budget(seconds=20, memory_bytes=2**30)
+    with ClusterEngine(cluster.address, [contender], None, 2**30, tmp_path) as engine:
+        for chosen in (suite.instances[:1], suite.instances):
+            asked = engine.inspect(chosen)
+            tasks = [Task(a.property_hash, a, contender, limits, 0, 0) for a in asked]
+            rows = list(engine.rows(tasks))
+            assert {row.key for row in rows} == {task.key for task in tasks}
+            assert {row.verdict for row in rows} == {"HOLDS"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -166,7 +206,10 @@ def test_no_process_outlives_the_client(cluster: DaskCluster, tmp_path: Path, nu
         assert client.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert cluster.processes() - before
+    (worker,) = cluster.workers
+    (server,) = (p for p in psutil.Process(worker.pid).children() if p.pid not in before)
+    assert "forkserver" in " ".join(server.cmdline())  # started afresh, not forked from a process with threads
+    assert server.num_threads() == 1
     client.send_signal(number)
     _, words = client.communicate(timeout=20)
     if number == signal.SIGINT:
@@ -186,6 +229,52 @@ def test_a_question_that_loses_its_worker_is_an_error_row(cluster: DaskCluster, 
     assert found["holds"].verdict == "HOLDS"
     assert (found["server"].reason, found["server"].word) == ("error", "error")
     assert "it lost its worker 3 times" in found["server"].detail
+
+
+BATCH = """#!/bin/sh
+cp "$1" {folder}/job
+setsid sh {folder}/job >{folder}/log 2>&1 </dev/null &
+echo "Submitted batch job $!"
+"""
+CANCEL = """#!/bin/sh
+echo "$@" >>{folder}/cancelled
+kill -- "-$1"
+"""
+
+
+def test_slurm_as_dask_is_configured(plugin: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for `sbatch` and `scancel` that run the job script here."""
+    pytest.importorskip("dask_jobqueue", reason="the extra `cluster` is not installed")
+    import dask
+
+    for name, text in (("sbatch", BATCH), ("scancel", CANCEL)):
+        (tmp_path / name).write_text(text.format(folder=tmp_path))
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    mark = uuid.uuid4().hex
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *plugin])
+    configured = {
+        "cores": 1,
+        "processes": 1,
+        "memory": "2GiB",
+        "queue": "short",
+        "walltime": "00:07:00",
+        "scheduler-options": {"host": "127.0.0.1", "dashboard_address": ":0"},
+        "job-script-prologue": [f"export PYTHONPATH={path} {MARK}={mark}"],
+    }
+    folder = write_folder(tmp_path / "bench", count=2)
+    with pytest.raises(OptionError, match=r"Dask's configuration lacks jobqueue\.slurm\.cores: set it"):
+        ask(folder, tmp_path / "out", HOLDS, cluster="slurm")
+    with dask.config.set({f"jobqueue.slurm.{key}": value for key, value in configured.items()}):
+        rows = ask(folder, tmp_path / "out", HOLDS, cluster="slurm", jobs=1)
+    assert [row.verdict for row in rows] == ["HOLDS"] * 2
+    assert all(row.memory_limit == 2**31 for row in rows)
+    script = (tmp_path / "job").read_text()
+    assert "#SBATCH -p short" in script
+    assert "#SBATCH -t 00:07:00" in script
+    assert "--nthreads 1 --memory-limit 2.00GiB" in script
+    assert (tmp_path / "cancelled").read_text().strip().isdigit()
+    assert not wait_until_gone(mark, 10.0)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import importlib.metadata
 import itertools
 import json
 import logging
+import math
 import queue
 import shutil
 import time
@@ -55,7 +56,9 @@ from verifkit.errors import MissingPackage, OptionError, RunnerError, SuiteError
 CONNECT_SECONDS = 10
 _PER_THREAD = 2
 _CHUNK = 32
+_AT_ONCE = 64
 _LOOK_SECONDS = 1.0
+_PATIENT_SECONDS = 5.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -98,17 +101,15 @@ def slurm_cluster(jobs: int | None) -> Any:
         ) from None
     if shutil.which("sbatch") is None:
         raise OptionError("--cluster slurm needs `sbatch`, which is not here: start it where SLURM jobs are submitted")
-    try:
-        cluster = SLURMCluster()
-    except ValueError as error:
+    missing = [name for name in ("cores", "memory") if dask.config.get(f"jobqueue.slurm.{name}") is None]
+    if missing:
         raise OptionError(
-            f"Dask's configuration describes no SLURM job ({str(error).splitlines()[0]}): set jobqueue.slurm.cores, "
-            f"memory, queue and walltime in ~/.config/dask/jobqueue.yaml"
-        ) from None
-    if jobs is None:
-        cluster.adapt(minimum_jobs=1, maximum_jobs=1)
-    else:
-        cluster.adapt(minimum_cores=jobs, maximum_cores=jobs)
+            f"Dask's configuration lacks jobqueue.slurm.{missing[0]}: set it, and queue and walltime as your site has "
+            f"them, in ~/.config/dask/jobqueue.yaml"
+        )
+    cluster = SLURMCluster()
+    count = 1 if jobs is None else math.ceil(jobs / dask.config.get("jobqueue.slurm.cores"))
+    cluster.adapt(minimum_jobs=count, maximum_jobs=count)
     return cluster
 
 
@@ -150,8 +151,11 @@ class ClusterEngine:
         self._running: dict[Future[Any], _Errand] = {}
         self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         try:
-            self._seen = time.monotonic()
+            self._seen, told = time.monotonic(), False
             while not self._threads():
+                if time.monotonic() - self._seen > _PATIENT_SECONDS and not told:
+                    told = True
+                    _LOG.warning("waiting for the first worker at '%s'", self._where)
                 time.sleep(0.1)
             self._memory = self._memory or self._agree()
             self._client.register_plugin(StudyPlugin(self._terms), name=self._name)
@@ -274,26 +278,21 @@ class ClusterEngine:
                     more = False
             if suspect and window and not self._running:
                 self._submit(suspect.popleft(), None)
-            try:
-                future = self._ended.get(timeout=_LOOK_SECONDS)
-            except queue.Empty:
-                continue
-            errand = self._running.pop(future)
-            outcome = self._outcome(future)
-            if isinstance(outcome, Missing):
-                self._send(outcome)
-                again.append((errand, outcome.address))
-            elif isinstance(outcome, Lost):
-                _LOG.info("a question has lost its worker: %s", outcome.why)
-                errand.losses += outcome.times
-                if errand.alone:
-                    yield errand, outcome
-                elif errand.losses == 1:
-                    again.append((errand, None))
-                else:
-                    errand.alone = True
-                    suspect.append(errand)
-            else:
+            for errand, outcome in self._collect():
+                if isinstance(outcome, Missing):
+                    self._send(outcome)
+                    again.append((errand, outcome.address))
+                    continue
+                if isinstance(outcome, Lost):
+                    _LOG.info("a question has lost its worker: %s", outcome.why)
+                    errand.losses += outcome.times
+                    if errand.losses == 1:
+                        again.append((errand, None))
+                        continue
+                    if not errand.alone:
+                        errand.alone = True
+                        suspect.append(errand)
+                        continue
                 yield errand, outcome
 
     def _submit(self, errand: _Errand, address: str | None) -> None:
@@ -303,6 +302,22 @@ class ClusterEngine:
         future = self._client.submit(work, self._name, errand.make(), key=key, **wish)
         self._running[future] = errand
         future.add_done_callback(self._ended.put)
+
+    def _collect(self) -> list[tuple[_Errand, Outcome]]:
+        """Waits a while for the next outcome, and takes all others that are there."""
+        ended: list[Future[Any]] = []
+        try:
+            ended.append(self._ended.get(timeout=_LOOK_SECONDS))
+            while len(ended) < _AT_ONCE:
+                ended.append(self._ended.get_nowait())
+        except queue.Empty:
+            pass
+        done = [future for future in ended if future.status == "finished"]
+        try:
+            results = dict(zip(done, self._client.gather(done), strict=True))
+        except Exception:  # noqa: BLE001 (the one concerned says it again below)
+            results = {}
+        return [(self._running.pop(f), results[f] if f in results else self._outcome(f)) for f in ended]
 
     def _outcome(self, future: Future[Any]) -> Outcome:
         try:

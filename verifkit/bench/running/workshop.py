@@ -32,7 +32,7 @@ from verifkit.bench.running.environment import environment
 from verifkit.bench.running.inspection import SECONDS, why_not
 from verifkit.bench.running.isolation import Isolation, Reply
 from verifkit.bench.running.parcels import Parcel, Question
-from verifkit.errors import RunnerError
+from verifkit.errors import RunnerError, VerifkitError
 from verifkit.processes import memory_available
 
 _IDLE_SECONDS = 60.0
@@ -165,28 +165,42 @@ class StudyPlugin(WorkerPlugin):
                 self._workshop.stop(key)
 
     def work(self, key: Hashable, order: Order) -> Outcome:
-        """Raises `RunnerError` where this worker's installation is another one than the client's."""
-        with self._lock:
-            if self._closed:
-                return Lost("the worker is closing")
-            if self._workshop is None or self._workshop.over:
-                wrong = differs(self._terms)
-                if wrong is not None:
-                    raise RunnerError(f"the worker at {self._address} {wrong}")
-                self._workshop = Workshop(list(self._terms.verifiers), self._called_off)
-            workshop = self._workshop
-            workshop.users += 1
+        """Raises `RunnerError` where nothing can be done on this worker."""
+        workshop = self._open()
+        if workshop is None:
+            return Lost("the worker was closing")
         try:
             missing = workshop.missing(order)
             if missing:
                 return Missing(self._address, workshop.name, missing)
             return workshop.work(key, order)
-        except RunnerError as error:
-            return Lost(str(error))
+        except (VerifkitError, OSError) as error:
+            if self._closed or workshop.over or isinstance(error, RunnerError):
+                return Lost(str(error))
+            raise RunnerError(f"the worker at {self._address} failed: {error}") from None
         finally:
             with self._lock:
                 workshop.users -= 1
                 workshop.used = time.monotonic()
+
+    def _open(self) -> Workshop | None:
+        """The workshop with one user more; None where the worker is closing."""
+        with self._lock:
+            if self._closed:
+                return None
+            if self._workshop is not None and self._workshop.over:
+                self._workshop.close()
+                self._workshop = None
+            if self._workshop is None:
+                wrong = differs(self._terms)
+                if wrong is not None:
+                    raise RunnerError(f"the worker at {self._address} {wrong}")
+                try:
+                    self._workshop = Workshop(list(self._terms.verifiers), self._called_off)
+                except (RunnerError, OSError) as error:
+                    raise RunnerError(f"the worker at {self._address} failed: {error}") from None
+            self._workshop.users += 1
+            return self._workshop
 
     def keep(self, workshop: str, parcel: Parcel) -> None:
         with self._lock:
