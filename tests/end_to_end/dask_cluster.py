@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from tests.end_to_end.hostile import MARK, marked
+
+MEMORY = "3GiB"
+"""Of each worker."""
 
 
 @dataclass
@@ -48,7 +49,13 @@ class DaskCluster:
 
     def add_worker(self, *, nanny: bool = False) -> subprocess.Popen[bytes]:
         options = ["--nthreads", str(self.threads), "--host", "127.0.0.1", "--no-dashboard"]
-        options += ["--local-directory", str(self.folder / "scratch"), "--nanny" if nanny else "--no-nanny"]
+        options += [
+            "--memory-limit",
+            MEMORY,
+            "--local-directory",
+            str(self.folder / "scratch"),
+            "--nanny" if nanny else "--no-nanny",
+        ]
         worker = self._start("worker", *options)
         self.workers.append(worker)
         return worker
@@ -85,7 +92,3 @@ def wait_until_only(cluster: DaskCluster, pids: set[int], seconds: float = 5.0) 
     while (left := cluster.processes() - pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
-
-
-def children_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
