@@ -298,7 +298,7 @@ def test_without_workers_or_scheduler_the_folder_can_be_resumed(
         with pytest.raises(RunnerError, match="has had no workers for 2 s; start some"):
             ask(folder, out, HOLDS, cluster=cluster.address)
         cluster.add_worker()
-        monkeypatch.setattr("verifkit.bench.running.cluster.CONNECT_SECONDS", 3)
+        monkeypatch.setattr("verifkit.bench.running.scheduler.CONNECT_SECONDS", 3)
 
         def progress(done: int, total: int, row: Row) -> None:
             if done == 5:
@@ -313,7 +313,7 @@ def test_without_workers_or_scheduler_the_folder_can_be_resumed(
 
 def test_wrong_addresses_are_told(plugin: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_folder(tmp_path / "bench", count=1)
-    monkeypatch.setattr("verifkit.bench.running.cluster.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("verifkit.bench.running.scheduler.CONNECT_SECONDS", 1)
     (tmp_path / "broken.json").write_text("{}")
     for where, words in {
         "tcp://127.0.0.1:9": "no Dask scheduler answers at 'tcp://127.0.0.1:9' within 1 s",
@@ -333,7 +333,7 @@ def test_other_versions_are_told_before_anything_runs(
     folder = write_folder(tmp_path / "bench", count=1)
     monkeypatch.setattr("verifkit.bench.running.cluster.SCHEMA", 99)
     with pytest.raises(OptionError, match=r"the worker at tcp://.* \(rows of schema .*\(schema 99\) as here"):
-        ask(folder, tmp_path / "out", HOLDS, cluster=cluster.address)
+        ask(folder, tmp_path / "out", HOLDS, cluster=cluster.address, limits=Budget(memory_bytes=2**30))
 
 
 def test_without_the_extra(tmp_path: Path) -> None:

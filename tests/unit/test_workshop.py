@@ -22,8 +22,9 @@ from verifkit.errors import RunnerError
 
 pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 
-from verifkit.bench.running import workshop
-from verifkit.bench.running.workshop import Done, Lost, Missing, Order, StudyPlugin, Terms, Unprepared, differs
+from verifkit.bench.running import plugin as module
+from verifkit.bench.running.plugin import StudyPlugin, Terms, differs
+from verifkit.bench.running.workshop import Done, Lost, Missing, Order, Unprepared
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_every_difference_is_named(terms: Terms) -> None:
 
 
 def test_orders_from_the_first_to_the_last(terms: Terms, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workshop, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.05)
     job = {"kind": "answer", "verifier": "interval", "options": {}, "seed": 0}
     job["limits"] = {"seconds": 20.0, "memory_bytes": None, "nodes": None, "samples": None}
 
@@ -96,10 +97,10 @@ def test_orders_from_the_first_to_the_last(terms: Terms, order: Order, monkeypat
         assert isinstance(await work("off", asked), Lost)
 
         assert len(servers()) == 1
-        monkeypatch.setattr(workshop, "_IDLE_SECONDS", 0.0)
+        monkeypatch.setattr(module, "_IDLE_SECONDS", 0.0)
         while servers():
             await asyncio.sleep(0.05)
-        monkeypatch.setattr(workshop, "_IDLE_SECONDS", 60.0)
+        monkeypatch.setattr(module, "_IDLE_SECONDS", 60.0)
         assert isinstance(await work("later", asked), Done)  # in a new one, which inspects again
         await plugin.teardown(SimpleNamespace())  # type: ignore[arg-type]
         assert not servers()

@@ -1,7 +1,7 @@
 """A study on an existing engine: the tasks go to the workers of a Dask cluster, the rows come back here.
 
 The client keeps two tasks for each thread of the workers on the way and no more, however long the study. Each becomes
-one process on the worker's machine (`verifkit.bench.running.workshop`), with the limits it has locally. Model and
+one process on the worker's machine (`verifkit.bench.running.plugin`), with the limits it has locally. Model and
 property travel as content: a worker needs no file of this machine.
 """
 
@@ -10,11 +10,8 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import itertools
-import json
 import logging
-import math
 import queue
-import shutil
 import time
 import uuid
 from collections import deque
@@ -28,7 +25,7 @@ from typing import Any, Self
 
 import dask
 from dask.utils import parse_timedelta
-from distributed import Client, Future, KilledWorker
+from distributed import Future, KilledWorker
 
 from verifkit import registry
 from verifkit.bench.rows.schema import SCHEMA, Row
@@ -37,80 +34,18 @@ from verifkit.bench.running.answers import Contender, Task, answered_row, failed
 from verifkit.bench.running.engine import job_of, now
 from verifkit.bench.running.inspection import Asked, asked_of, unusable
 from verifkit.bench.running.parcels import Post
-from verifkit.bench.running.workshop import (
-    Done,
-    Lost,
-    Missing,
-    Order,
-    Outcome,
-    StudyPlugin,
-    Terms,
-    Unprepared,
-    introduce,
-    receive,
-    work,
-)
+from verifkit.bench.running.plugin import StudyPlugin, Terms, introduce, receive, work
+from verifkit.bench.running.scheduler import connect
+from verifkit.bench.running.workshop import Done, Lost, Missing, Order, Outcome, Unprepared
 from verifkit.bench.suites.instance import Instance
-from verifkit.errors import MissingPackage, OptionError, RunnerError, SuiteError, VerifkitError
+from verifkit.errors import OptionError, RunnerError, SuiteError, VerifkitError
 
-CONNECT_SECONDS = 10
 _PER_THREAD = 2
 _CHUNK = 32
 _AT_ONCE = 64
 _LOOK_SECONDS = 1.0
 _PATIENT_SECONDS = 5.0
 _LOG = logging.getLogger(__name__)
-
-
-def connect(where: str, jobs: int | None) -> Client:
-    """A client of the scheduler at `where`: an address, a scheduler file, or "slurm" for a cluster of our own.
-
-    jobs: with "slurm", the cores to ask for; by default those of one SLURM job. Closing the client ends that cluster.
-    Raises `OptionError` where no scheduler answers.
-    """
-    try:
-        scheduler = slurm_cluster(jobs) if where == "slurm" else where if "://" in where else _address(where)
-        return Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:  # ValueError: no address that Dask knows
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise OptionError(f"no Dask scheduler answers at '{where}' within {CONNECT_SECONDS} s ({why})") from None
-
-
-def _address(path: str) -> str:
-    """The address in a scheduler file, as `dask scheduler --scheduler-file` writes it."""
-    if not Path(path).is_file():
-        raise OptionError(
-            f"--cluster takes a scheduler's address (tcp://host:port), a scheduler file, or slurm, not '{path}'"
-        )
-    try:
-        return str(json.loads(Path(path).read_text(encoding="utf-8"))["address"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise OptionError(f"'{path}' is no scheduler file: name the one that `dask scheduler` wrote") from None
-
-
-def slurm_cluster(jobs: int | None) -> Any:
-    """A `dask_jobqueue.SLURMCluster` as Dask's configuration describes it, kept at its size as jobs end.
-
-    Raises `OptionError` where the configuration says too little, and `MissingPackage`.
-    """
-    try:
-        from dask_jobqueue import SLURMCluster
-    except ModuleNotFoundError as error:
-        raise MissingPackage(
-            f"--cluster slurm needs the package '{error.name}': run `pip install 'verifkit[cluster]'`"
-        ) from None
-    if shutil.which("sbatch") is None:
-        raise OptionError("--cluster slurm needs `sbatch`, which is not here: start it where SLURM jobs are submitted")
-    missing = [name for name in ("cores", "memory") if dask.config.get(f"jobqueue.slurm.{name}") is None]
-    if missing:
-        raise OptionError(
-            f"Dask's configuration lacks jobqueue.slurm.{missing[0]}: set it, and queue and walltime as your site has "
-            f"them, in ~/.config/dask/jobqueue.yaml"
-        )
-    cluster = SLURMCluster()
-    count = 1 if jobs is None else math.ceil(jobs / dask.config.get("jobqueue.slurm.cores"))
-    cluster.adapt(minimum_jobs=count, maximum_jobs=count)
-    return cluster
 
 
 @dataclass(eq=False)
@@ -157,7 +92,8 @@ class ClusterEngine:
                     told = True
                     _LOG.warning("waiting for the first worker at '%s'", self._where)
                 time.sleep(0.1)
-            self._memory = self._memory or self._agree()
+            share = self._agree()
+            self._memory = self._memory or share
             self._client.register_plugin(StudyPlugin(self._terms), name=self._name)
         except BaseException:
             self._close()
@@ -340,10 +276,14 @@ class ClusterEngine:
             parcel = self._post.whole(digest)
             if parcel.digest != digest:
                 raise SuiteError(f"'{parcel.name}' has changed while the study ran: start the same command again")
-            self._sent.add((missing.workshop, digest))
-            self._client.run(
-                receive, self._name, missing.workshop, parcel, workers=[missing.address], on_error="ignore"
+            replies = self._client.run(
+                receive, self._name, missing.workshop, parcel, workers=[missing.address], on_error="return"
             )
+            wrong = replies.get(missing.address)
+            if isinstance(wrong, VerifkitError):
+                raise RunnerError(f"the worker at {missing.address} failed: {wrong}")
+            if wrong is None:  # else it could not be reached: if it has not gone, it will ask again
+                self._sent.add((missing.workshop, digest))
 
     def _threads(self) -> int:
         """The workers' threads, asked for once a second. Raises `RunnerError` where there have been none for long."""
