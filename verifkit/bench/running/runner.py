@@ -63,7 +63,8 @@ def run(
     by default an equal share of the machine's. jobs: workers at a time; default: the usable cores. seed, repeats: in
     place of the suite's. progress: called with (rows done, rows in all, row) after each row. method: how workers are
     started; default: what is safe here. cluster: the Dask scheduler whose workers answer
-    (`verifkit.bench.running.scheduler.connect`); jobs is then at most that many at a time, by default all their threads.
+    (`verifkit.bench.running.scheduler.connect`); jobs: then at most that many rows at a time, by default all their
+    threads.
 
     Raises `SuiteError`, `UnknownVerifier`, `OptionError` or `MissingPackage` before anything runs, and `SuiteError`
     where `out` takes no more. After an interrupt no process is left, and the same call goes on.
