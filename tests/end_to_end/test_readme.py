@@ -27,7 +27,17 @@ README, CONTRIBUTING, CLI, ONNX = (
 )
 NOTES = sorted((ROOT / "verifiers").glob("*/*.md"))
 RECORDS = sorted((ROOT / "docs" / "adr").glob("*.md"))
-PAGES = [README, CONTRIBUTING, CLI, ONNX, ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "RESULTS.md", *RECORDS, *NOTES]
+PAGES = [
+    README,
+    CONTRIBUTING,
+    CLI,
+    ONNX,
+    ROOT / "docs" / "cluster.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "benchmarks" / "RESULTS.md",
+    *RECORDS,
+    *NOTES,
+]
 SLOW = ("benchmarks/suites/quick.toml --out",)  # the whole suite: `make study`, minutes of work
 
 
