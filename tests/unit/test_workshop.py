@@ -16,9 +16,10 @@ import pytest
 from tests.end_to_end.hostile import write_folder
 from verifkit import registry
 from verifkit.bench.rows.schema import SCHEMA
+from verifkit.bench.running.isolation import Isolation, Reply
 from verifkit.bench.running.parcels import Post
 from verifkit.bench.suites.suite import load_suite
-from verifkit.errors import RunnerError
+from verifkit.errors import RunnerError, SuiteError
 
 pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 
@@ -105,6 +106,24 @@ def test_orders_from_the_first_to_the_last(terms: Terms, order: Order, monkeypat
         await plugin.teardown(SimpleNamespace())  # type: ignore[arg-type]
         assert not servers()
         assert isinstance(await work("late", asked), Lost)
+
+    asyncio.run(study())
+
+
+def test_a_disk_that_is_full_is_told_with_its_worker(
+    terms: Terms, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(isolation: Isolation) -> Reply:
+        raise SuiteError("the temporary folder takes no more")
+
+    monkeypatch.setattr(Isolation, "next", full)
+
+    async def study() -> None:
+        plugin = StudyPlugin(terms)
+        plugin.setup(SimpleNamespace(address="tcp://here"))  # type: ignore[arg-type]
+        with pytest.raises(RunnerError, match="the worker at tcp://here failed: the temporary folder takes no more"):
+            await asyncio.to_thread(plugin.work, "key", order)
+        await plugin.teardown(SimpleNamespace())  # type: ignore[arg-type]
 
     asyncio.run(study())
 

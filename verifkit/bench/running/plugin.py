@@ -112,7 +112,8 @@ class StudyPlugin(WorkerPlugin):
                 return Missing(self._address, workshop.name, missing)
             return workshop.work(key, order)
         except (VerifkitError, OSError) as error:
-            if self._closed or workshop.over or isinstance(error, RunnerError):
+            ended = isinstance(error, RunnerError) or (workshop.over and isinstance(error, OSError))
+            if self._closed or ended:
                 return Lost(str(error))
             raise RunnerError(f"the worker at {self._address} failed: {error}") from None
         finally:

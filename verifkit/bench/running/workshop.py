@@ -23,7 +23,7 @@ from verifkit.bench.running.environment import environment
 from verifkit.bench.running.inspection import SECONDS, why_not
 from verifkit.bench.running.isolation import Isolation, Reply
 from verifkit.bench.running.parcels import Parcel, Question
-from verifkit.errors import RunnerError
+from verifkit.errors import RunnerError, VerifkitError
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Workshop:
     def __init__(self, verifiers: Sequence[str], called_off: Set[Hashable]) -> None:
         self.name = uuid.uuid4().hex
         self.users, self.used = 0, time.monotonic()
-        self.over = False
+        self._failure: VerifkitError | None = None
         self._machine = environment()
         self._isolation = Isolation(verifiers)
         self._isolation.__enter__()
@@ -102,6 +102,11 @@ class Workshop:
         self._inspected: dict[int, tuple[str, str]] = {}
         self._reader = threading.Thread(target=self._read, name="verifkit-replies", daemon=True)
         self._reader.start()
+
+    @property
+    def over(self) -> bool:
+        """Whether the server has ended."""
+        return self._failure is not None
 
     def close(self) -> None:
         """Ends every process of the workshop and removes its files."""
@@ -162,7 +167,9 @@ class Workshop:
     def _ask(self, key: Hashable, job: Mapping[str, Any], seconds: float | None, memory: int | None) -> Reply:
         future: Future[Reply] = Future()
         with self._lock:
-            if self.over or key in self._called_off:
+            if self._failure is not None:
+                raise self._failure
+            if key in self._called_off:
                 raise RunnerError("the order was called off")
             number = self._isolation.submit(job, seconds=seconds, memory=memory)
             self._waiting[number], self._numbers[key] = future, number
@@ -186,12 +193,13 @@ class Workshop:
                 with self._lock:
                     future = self._waiting.pop(reply.id)
                 future.set_result(reply)
-        except (RunnerError, OSError, ValueError) as error:  # ValueError: closed below the reading
+        except Exception as error:  # noqa: BLE001 (closed below the reading, or whatever else: nobody may wait for ever)
+            failure = error if isinstance(error, VerifkitError) else RunnerError(str(error))
             with self._lock:
-                self.over = True
+                self._failure = failure
                 waiting = list(self._waiting.values())
             for future in waiting:
-                future.set_exception(RunnerError(str(error)))
+                future.set_exception(failure)
 
 
 def _renamed(result: Any, order: Order, places: Mapping[str, str]) -> Any:
