@@ -55,6 +55,17 @@ def verifier_class(name: str) -> type[Verifier]:
     return cast("type[Verifier]", loaded)
 
 
+def version(name: str) -> str | None:
+    """Name and version of the distribution that brings a verifier, "unknown" where it has none; imports nothing.
+
+    None where no verifier is called so.
+    """
+    entry = _entry_points().get(name)
+    if entry is None:
+        return None
+    return "unknown" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+
+
 def create(name: str, options: Mapping[str, Any] | None = None) -> Verifier:
     """The verifier `name` with `options` set on its fields; raises `UnknownVerifier` or `OptionError`.
 

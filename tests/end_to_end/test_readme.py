@@ -32,6 +32,7 @@ PAGES = [
     CLI,
     ONNX,
     ROWS,
+    ROOT / "docs" / "cluster.md",
     ROOT / "CHANGELOG.md",
     ROOT / "benchmarks" / "RESULTS.md",
     *RECORDS,

@@ -28,7 +28,9 @@ _LOG = logging.getLogger(__name__)
 @click.option("--debug", is_flag=True, help="Show progress on stderr, and the traceback of an internal failure.")
 def cli(debug: bool) -> None:
     """Does this network keep this property on this set of inputs, and how far does the guarantee reach?"""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO if debug else logging.WARNING, format="%(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.INFO if debug else logging.WARNING)  # whatever level a library gives its own loggers
+    logging.basicConfig(handlers=[handler], level=handler.level, format="%(message)s")
 
 
 for _command in (verify, bounds, radius, supports, certify, audit, bench, report, export, merge, compare, list_, cite):

@@ -31,6 +31,7 @@ _NO_OPTIONS: dict[str, str] = {}
 @click.option("--repeats", type=click.IntRange(min=1), metavar="N", help="In place of the suite's.  [default: 1]")
 @click.option("--check", is_flag=True, help="Read everything, say what would be asked, and run nothing.")
 @click.option("--evidence", is_flag=True, help="Keep the evidence of definite answers in DIR/evidence; can be large.")
+@click.option("--cluster", metavar="WHERE", help="Dask workers answer: a scheduler's address or file, or slurm.")
 def bench(
     suite: str,
     verifiers: str | None,
@@ -44,6 +45,7 @@ def bench(
     repeats: int | None,
     check: bool,
     evidence: bool,
+    cluster: str | None,
 ) -> None:
     """Put every instance of SUITE (a .toml file or a VNN-COMP folder) to every verifier.
 
@@ -72,6 +74,7 @@ def bench(
         repeats=repeats,
         progress=_progress(),
         evidence=evidence,
+        cluster=cluster,
     )
     say(f"{summary.rows} rows: {summary.written} run now, {summary.standing} stood already, {summary.errors} errors")
     _summarise(folder)

@@ -21,6 +21,10 @@ from verifkit.bench.suites.instance import Instance
 class Engine(Protocol):
     """A context manager. Its end, by an exception too, leaves no process and no file behind."""
 
+    @property
+    def memory_bytes(self) -> int:
+        """The resident memory that each worker may take where its question has no limit of its own."""
+
     def inspect(self, instances: Sequence[Instance]) -> list[Asked]:
         """Every instance inspected, in the order given (`verifkit.bench.running.inspection`)."""
 
@@ -55,8 +59,8 @@ def now() -> str:
 class LocalEngine:
     """This machine: workers of a fork server, `jobs` at a time.
 
-    verifiers: the names whose modules are loaded ahead. memory_bytes: for an inspection. machine: the environment's
-    short hash, as rows name it. evidence: the result folder that gets the evidence of definite answers, None for none.
+    verifiers: the names whose modules are loaded ahead. memory_bytes: for a worker. machine: the environment's short
+    hash, as rows name it. evidence: the result folder that gets the evidence of definite answers, None for none.
     """
 
     def __init__(
@@ -70,6 +74,10 @@ class LocalEngine:
     ) -> None:
         self._isolation = Isolation(verifiers, method=method)
         self._jobs, self._memory, self._machine, self._evidence = jobs, memory_bytes, machine, evidence
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._memory
 
     def __enter__(self) -> Self:
         self._isolation.__enter__()

@@ -58,12 +58,12 @@ def short_hash(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def record(folder: Path) -> str:
-    """Adds the present environment to `folder/environment.json`, unless it is there; its short hash.
+def record(folder: Path, current: dict[str, Any] | None = None) -> str:
+    """Adds an environment, by default the present one, to `folder/environment.json` where it lacks it; its short hash.
 
     Raises `SuiteError` where the file cannot be written or is not what this function writes.
     """
-    current = environment()
+    current = environment() if current is None else current
     name = short_hash(current)
     add_environments(folder, {name: current})
     return name

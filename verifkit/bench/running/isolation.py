@@ -140,13 +140,20 @@ class Isolation:
             raise self._full(error.errno) from None
         if evidence is not None:
             self._evidence[number] = evidence
+        self._send({"id": number, "seconds": seconds, "memory": memory})
+        return number
+
+    def stop(self, number: int) -> None:
+        """Kills a job that nobody waits for any more; its reply comes all the same."""
+        self._send({"id": number, "stop": True})
+
+    def _send(self, message: Mapping[str, Any]) -> None:
         assert self._server.stdin is not None
         try:
-            self._server.stdin.write(json.dumps({"id": number, "seconds": seconds, "memory": memory}).encode() + b"\n")
+            self._server.stdin.write(json.dumps(message).encode() + b"\n")
             self._server.stdin.flush()
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):  # ValueError: closed on this side, by another thread
             raise self._gone() from None
-        return number
 
     def next(self) -> Reply:
         """Waits for a job to end.

@@ -7,12 +7,12 @@ worker, its row is written; whatever happens to the runner, the same command goe
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from verifkit import registry
@@ -26,7 +26,7 @@ from verifkit.bench.running.inspection import Asked
 from verifkit.bench.running.isolation import Method
 from verifkit.bench.suites.instance import Suite
 from verifkit.budget import Budget
-from verifkit.errors import OptionError
+from verifkit.errors import MissingPackage, OptionError
 from verifkit.processes import memory_available
 from verifkit.result import Reason
 
@@ -56,6 +56,7 @@ def run(
     progress: Progress | None = None,
     method: Method | None = None,
     evidence: bool = False,
+    cluster: str | None = None,
 ) -> RunSummary:
     """Writes the rows of `suite` that do not stand in `out` yet; at the end all rows as Parquet and CSV.
 
@@ -64,16 +65,16 @@ def run(
     each worker, by default an equal share of the machine's. jobs: workers at a time; default: the usable cores. seed,
     repeats: in place of the suite's. progress: called with (rows done, rows in all, row) after each row. method: how
     workers are started; default: what is safe here. evidence: whether the evidence of definite answers is kept in
-    `out/evidence`.
+    `out/evidence`. cluster: the Dask scheduler whose workers answer (`verifkit.bench.running.scheduler.connect`); jobs:
+    then at most that many rows at a time, by default all their threads.
 
     Raises `SuiteError`, `UnknownVerifier`, `OptionError` or `MissingPackage` before anything runs, and `SuiteError`
     where `out` takes no more. After an interrupt no process is left, and the same call goes on.
     """
-    jobs = environment.usable_cores() if jobs is None else jobs
     seed = suite.seed if seed is None else seed
     repeats = suite.repeats if repeats is None else repeats
     for what, number in (("jobs", jobs), ("repeats", repeats)):
-        if number < 1:
+        if number is not None and number < 1:
             raise OptionError(f"{what} must be at least 1, not {number}")
     if not 0 <= seed < 2**63 - repeats:
         raise OptionError(f"the seed must lie between 0 and 2^63, not {seed}: tables hold it in 64 bits")
@@ -81,15 +82,13 @@ def run(
         suite = suite.put_to(verifiers)
     suite.require_verifiers()
     contenders = [(choice, _contender(choice.name, choice.options)) for choice in suite.verifiers]
-    names = [choice.name for choice in suite.verifiers]
-    share = limits.memory_bytes or memory_available() // jobs
     with RowStore(out) as store:
-        machine = environment.record(store.folder)
-        kept = store.folder if evidence else None
-        with LocalEngine(names, jobs, share, machine, method, kept) as engine:
+        everyone = [contender for _, contender in contenders]
+        place = _engine(cluster, everyone, jobs, limits.memory_bytes, store.folder, method, evidence=evidence)
+        with place as engine:
             asked = engine.inspect(suite.instances)
             tasks = [
-                _task(question, contender, limits.over(choice.limits), share, seed, repeat)
+                _task(question, contender, limits.over(choice.limits), engine.memory_bytes, seed, repeat)
                 for question in asked
                 for choice, contender in contenders
                 if choice.takes(question.instance)
@@ -100,16 +99,36 @@ def run(
         return summary
 
 
+def _engine(
+    cluster: str | None,
+    contenders: Sequence[Contender],
+    jobs: int | None,
+    memory_bytes: int | None,
+    folder: Path,
+    method: Method | None,
+    *,
+    evidence: bool,
+) -> Engine:
+    kept = folder if evidence else None
+    if cluster is not None:
+        try:
+            from verifkit.bench.running.cluster import ClusterEngine
+        except ModuleNotFoundError as error:
+            raise MissingPackage(
+                f"--cluster needs the package '{error.name}': run `pip install 'verifkit[cluster]'`"
+            ) from None
+        return ClusterEngine(cluster, contenders, jobs, memory_bytes, folder, kept)
+    jobs = environment.usable_cores() if jobs is None else jobs
+    share = memory_bytes or memory_available() // jobs
+    return LocalEngine([c.name for c in contenders], jobs, share, environment.record(folder), method, kept)
+
+
 def _contender(name: str, options: Mapping[str, Any]) -> Contender:
     """Raises where the verifier does not exist, cannot be configured so, or lacks a package."""
     verifier = registry.create(name, options)
     verifier.capabilities.require_modules(name)
-    version = "unknown"
-    for entry in importlib.metadata.entry_points(group=registry.GROUP, name=name):
-        if entry.dist is not None:
-            version = f"{entry.dist.name} {entry.dist.version}"
     kinds = {str(norm): str(kind) for norm, kind in verifier.capabilities.kinds.items()}
-    return Contender(name, _plain(verifier.options()), version, kinds)
+    return Contender(name, _plain(verifier.options()), registry.version(name) or "unknown", kinds)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,13 +96,19 @@ def _whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def inspect(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Loads the model and builds the questions of `job["instances"]`; keeps them in the folder `job["ready"]`."""
+    """Loads the model and builds the questions of `job["instances"]`; keeps them in the folder `job["ready"]`.
+
+    `job["numbers"]`: under which the questions are kept.
+    """
     ready = Path(job["ready"])
-    model = load_model(job["model_path"], require_network=False)
-    _keep(ready / _MODEL, model)
+    if (ready / _MODEL).exists():  # by an earlier inspection
+        model: Model = pickle.loads((ready / _MODEL).read_bytes())
+    else:
+        model = load_model(job["model_path"], require_network=False)
+        _keep(ready / _MODEL, model)
     samples: Arrays = {}
     found: list[dict[str, Any]] = []
-    for number, values in enumerate(job["instances"]):
+    for number, values in zip(job["numbers"], job["instances"], strict=True):
         instance = Instance.from_json(values)
         try:
             question = build_question(instance, model, samples)
@@ -117,7 +123,9 @@ def inspect(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keep(path: Path, value: Model | Question) -> None:
-    path.write_bytes(pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL))
+    beside = path.with_name(f"{path.name}.new")
+    beside.write_bytes(pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL))
+    beside.replace(path)  # never half written, whenever the process ends
 
 
 def answer(job: Mapping[str, Any], started: float, left: list[KeptEvidence]) -> dict[str, Any]:
