@@ -135,7 +135,9 @@ def test_a_worker_killed_in_mid_run_costs_no_row(plugin: list[str], tmp_path: Pa
 
 
 def test_limits_hold(cluster: DaskCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verifkit.bench.running.parcels.SMALL", 0)  # every file is sent when the worker lacks it
+    monkeypatch.setattr(
+        "verifkit.bench.running.cluster.parcels.SMALL", 0
+    )  # every file is sent when the worker lacks it
     folder = write_folder(tmp_path / "bench", count=1)
     before = cluster.processes()
     modes = ("native", "allocate", "garbage", "segfault", "false", "litter")
@@ -176,7 +178,7 @@ def test_local_and_cluster_go_on_with_each_other(
 
 
 def test_more_questions_may_be_inspected_later(cluster: DaskCluster, tmp_path: Path) -> None:
-    from verifkit.bench.running.cluster import ClusterEngine
+    from verifkit.bench.running.cluster.engine import ClusterEngine
 
     suite = load_suite(write_folder(tmp_path / "bench", count=3))
     contender = Contender("hostile", {"mode": "holds"}, "hostile 1.0", {})
@@ -304,7 +306,7 @@ def test_without_workers_or_scheduler_the_folder_can_be_resumed(
         with pytest.raises(RunnerError, match="has had no workers for 2 s; start some"):
             ask(folder, out, HOLDS, cluster=cluster.address)
         cluster.add_worker()
-        monkeypatch.setattr("verifkit.bench.running.scheduler.CONNECT_SECONDS", 3)
+        monkeypatch.setattr("verifkit.bench.running.cluster.scheduler.CONNECT_SECONDS", 3)
 
         def progress(done: int, total: int, row: Row) -> None:
             if done == 5:
@@ -319,7 +321,7 @@ def test_without_workers_or_scheduler_the_folder_can_be_resumed(
 
 def test_wrong_addresses_are_told(plugin: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_folder(tmp_path / "bench", count=1)
-    monkeypatch.setattr("verifkit.bench.running.scheduler.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("verifkit.bench.running.cluster.scheduler.CONNECT_SECONDS", 1)
     (tmp_path / "broken.json").write_text("{}")
     for where, words in {
         "tcp://127.0.0.1:9": "no Dask scheduler answers at 'tcp://127.0.0.1:9' within 1 s",
@@ -337,7 +339,7 @@ def test_other_versions_are_told_before_anything_runs(
     cluster: DaskCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_folder(tmp_path / "bench", count=1)
-    monkeypatch.setattr("verifkit.bench.running.cluster.SCHEMA", 99)
+    monkeypatch.setattr("verifkit.bench.running.cluster.engine.SCHEMA", 99)
     with pytest.raises(OptionError, match=r"the worker at tcp://.* \(rows of schema .*\(schema 99\) as here"):
         ask(folder, tmp_path / "out", HOLDS, cluster=cluster.address, limits=Budget(memory_bytes=2**30))
 

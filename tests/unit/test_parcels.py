@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from tests.end_to_end.hostile import write_folder, write_model
-from verifkit.bench.running.parcels import Parcel, Post
+from verifkit.bench.running.cluster.parcels import Parcel, Post
 from verifkit.bench.suites.suite import load_suite
 from verifkit.errors import SuiteError
 from verifkit.io.onnx import load_model
@@ -35,7 +35,7 @@ def test_large_files_travel_when_they_are_asked_for(tmp_path: Path, monkeypatch:
     (instance,) = suite.instances
     small = Post().question(7, instance)
     assert small.file.content is not None
-    monkeypatch.setattr("verifkit.bench.running.parcels.SMALL", 10)
+    monkeypatch.setattr("verifkit.bench.running.cluster.parcels.SMALL", 10)
     post = Post()
     large = post.question(7, instance)
     assert large.file == replace(small.file, content=None)

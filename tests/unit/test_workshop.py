@@ -16,16 +16,16 @@ import pytest
 from tests.end_to_end.hostile import write_folder
 from verifkit import registry
 from verifkit.bench.rows.schema import SCHEMA
+from verifkit.bench.running.cluster.parcels import Post
 from verifkit.bench.running.isolation import Isolation, Reply
-from verifkit.bench.running.parcels import Post
 from verifkit.bench.suites.suite import load_suite
 from verifkit.errors import RunnerError, SuiteError
 
 pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 
-from verifkit.bench.running import plugin as module
-from verifkit.bench.running.plugin import StudyPlugin, Terms, differs
-from verifkit.bench.running.workshop import Done, Lost, Missing, Order, Unprepared
+from verifkit.bench.running.cluster import plugin as module
+from verifkit.bench.running.cluster.plugin import StudyPlugin, Terms, differs
+from verifkit.bench.running.cluster.workshop import Done, Lost, Missing, Order, Unprepared
 
 
 @pytest.fixture

@@ -65,8 +65,8 @@ def run(
     each worker, by default an equal share of the machine's. jobs: workers at a time; default: the usable cores. seed,
     repeats: in place of the suite's. progress: called with (rows done, rows in all, row) after each row. method: how
     workers are started; default: what is safe here. evidence: whether the evidence of definite answers is kept in
-    `out/evidence`. cluster: the Dask scheduler whose workers answer (`verifkit.bench.running.scheduler.connect`); jobs:
-    then at most that many rows at a time, by default all their threads.
+    `out/evidence`. cluster: the Dask scheduler whose workers answer (`running.cluster.scheduler.connect`); jobs: then at
+    most that many rows at a time, by default all their threads.
 
     Raises `SuiteError`, `UnknownVerifier`, `OptionError` or `MissingPackage` before anything runs, and `SuiteError`
     where `out` takes no more. After an interrupt no process is left, and the same call goes on.
@@ -112,7 +112,7 @@ def _engine(
     kept = folder if evidence else None
     if cluster is not None:
         try:
-            from verifkit.bench.running.cluster import ClusterEngine
+            from verifkit.bench.running.cluster.engine import ClusterEngine
         except ModuleNotFoundError as error:
             raise MissingPackage(
                 f"--cluster needs the package '{error.name}': run `pip install 'verifkit[cluster]'`"

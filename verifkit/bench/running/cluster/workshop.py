@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from verifkit.bench.running.cluster.parcels import Parcel, Question
 from verifkit.bench.running.engine import now
 from verifkit.bench.running.environment import environment
 from verifkit.bench.running.inspection import SECONDS, why_not
 from verifkit.bench.running.isolation import Isolation, Reply
-from verifkit.bench.running.parcels import Parcel, Question
 from verifkit.errors import RunnerError, VerifkitError
 
 

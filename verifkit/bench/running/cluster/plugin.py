@@ -1,4 +1,4 @@
-"""What runs inside a Dask worker: it owns the workshop of a study (`verifkit.bench.running.workshop`), and closes it.
+"""What runs inside a Dask worker: it owns the workshop of a study, and closes it.
 
 Nothing here outlives the study: the plugin closes the workshop when it is taken off the worker, when the worker ends,
 and when there has been nothing to do for a while (the client may have died without a word). A task that Dask calls off
@@ -20,8 +20,8 @@ from distributed import Worker, WorkerPlugin, get_worker
 
 from verifkit import registry
 from verifkit.bench.rows.schema import SCHEMA
-from verifkit.bench.running.parcels import Parcel
-from verifkit.bench.running.workshop import Lost, Missing, Order, Outcome, Workshop
+from verifkit.bench.running.cluster.parcels import Parcel
+from verifkit.bench.running.cluster.workshop import Lost, Missing, Order, Outcome, Workshop
 from verifkit.errors import RunnerError, VerifkitError
 from verifkit.processes import memory_available
 

@@ -1,7 +1,7 @@
 """A study on an existing engine: the tasks go to the workers of a Dask cluster, the rows come back here.
 
 The client keeps two tasks for each thread of the workers on the way and no more, however long the study. Each becomes
-one process on the worker's machine (`verifkit.bench.running.plugin`), with the limits it has locally. Model and
+one process on the worker's machine (`verifkit.bench.running.cluster.plugin`), with the limits it has locally. Model and
 property travel as content: a worker needs no file of this machine.
 """
 
@@ -33,12 +33,12 @@ from verifkit.bench.rows.store import evidence_name
 from verifkit.bench.rows.whole_file import whole_file
 from verifkit.bench.running import environment
 from verifkit.bench.running.answers import Contender, Task, answered_row, failed_row
+from verifkit.bench.running.cluster.parcels import Post
+from verifkit.bench.running.cluster.plugin import StudyPlugin, Terms, introduce, receive, work
+from verifkit.bench.running.cluster.scheduler import connect
+from verifkit.bench.running.cluster.workshop import Done, Lost, Missing, Order, Outcome, Unprepared
 from verifkit.bench.running.engine import job_of, now
 from verifkit.bench.running.inspection import Asked, asked_of, unusable
-from verifkit.bench.running.parcels import Post
-from verifkit.bench.running.plugin import StudyPlugin, Terms, introduce, receive, work
-from verifkit.bench.running.scheduler import connect
-from verifkit.bench.running.workshop import Done, Lost, Missing, Order, Outcome, Unprepared
 from verifkit.bench.suites.instance import Instance
 from verifkit.errors import OptionError, RunnerError, SuiteError, VerifkitError
 
