@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from verifkit.cli.output import VIOLATION, as_bytes, print_out, say, terminal_width
+from verifkit.cli.output import TOOL, VIOLATION, as_bytes, print_out, say, terminal_width
 
 _NO_OPTIONS: dict[str, str] = {}
 
@@ -17,6 +17,8 @@ _NO_OPTIONS: dict[str, str] = {}
 @click.command()
 @click.argument("suite", type=click.Path())
 @click.option("--verifiers", metavar="A,B", help="Names in place of the suite's own.")
+@click.option("--tool-dir", "tool_dirs", type=click.Path(), multiple=True, metavar="DIR", help="Also ask the tool whose "
+              "VNN-COMP scripts are in DIR; repeatable.")  # fmt: skip
 @click.option("--timeout", type=float, metavar="S", help="Seconds per instance and verifier, in place of the suite's.")
 @click.option("--memory", type=float, metavar="GIB", help="Resident memory of each worker.")
 @click.option("--jobs", type=int, metavar="N", help="Workers at a time. [default: the number of CPUs]")
@@ -26,6 +28,7 @@ _NO_OPTIONS: dict[str, str] = {}
 def bench(
     suite: str,
     verifiers: str | None,
+    tool_dirs: tuple[str, ...],
     timeout: float | None,
     memory: float | None,
     jobs: int | None,
@@ -45,6 +48,11 @@ def bench(
     chosen = (
         None if verifiers is None else [(name.strip(), _NO_OPTIONS) for name in verifiers.split(",") if name.strip()]
     )
+    tools = [(TOOL, {"tool_dir": folder}) for folder in tool_dirs]
+    if chosen is None:
+        loaded = loaded.joined_by(tools)
+    else:
+        chosen += tools
     summary = run(
         loaded,
         out=folder,

@@ -26,7 +26,7 @@ from verifkit.bench.running.answers import Contender, Task, answered_row, failed
 from verifkit.bench.running.inspection import Asked, inspect_models
 from verifkit.bench.running.isolation import Isolation, Method
 from verifkit.bench.suites.instance import Suite
-from verifkit.errors import MissingPackage, OptionError, SuiteError
+from verifkit.errors import OptionError, SuiteError
 from verifkit.processes import memory_available
 from verifkit.result import Reason
 
@@ -97,12 +97,7 @@ def run(
 def _contender(name: str, options: Mapping[str, Any]) -> Contender:
     """Raises where the verifier does not exist, cannot be configured so, or lacks a package."""
     verifier = registry.create(name, options)
-    missing = verifier.capabilities.missing_modules()
-    if missing:
-        extra = verifier.capabilities.modules[missing[0]]
-        raise MissingPackage(
-            f"verifier '{name}' needs the package '{missing[0]}': run `pip install 'verifkit[{extra}]'`"
-        )
+    verifier.require_usable()
     version = "unknown"
     for entry in importlib.metadata.entry_points(group=registry.GROUP, name=name):
         if entry.dist is not None:

@@ -174,6 +174,13 @@ class Suite:
     instances: tuple[Instance, ...]
     verifiers: tuple[tuple[str, Mapping[str, Any]], ...] = field(default=())
 
+    def joined_by(self, verifiers: Iterable[tuple[str, Mapping[str, Any]]]) -> Suite:
+        """The suite with more verifiers, to which every instance is put, whatever its group says."""
+        more = tuple(verifiers)
+        names = tuple(name for name, _ in more)
+        instances = [i if i.verifiers is None else replace(i, verifiers=i.verifiers + names) for i in self.instances]
+        return replace(self, instances=tuple(instances), verifiers=self.verifiers + more)
+
 
 def distinct(instances: Iterable[Instance]) -> tuple[Instance, ...]:
     """The instances with ids that differ: the second `a/b` becomes `a/b#2`."""
