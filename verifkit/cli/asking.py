@@ -172,8 +172,8 @@ def radius(
 @click.argument("spec", type=click.Path(), required=False)
 @with_options(*LIMITS)
 def supports(model: str, spec: str | None, timeout: float | None, memory: float | None, as_json: bool) -> None:
-    """Which certifiers can take MODEL (.onnx), and which node stops the others; with SPEC (.vnnlib) also which take that
-    property of it. Nothing is analysed.
+    """Which certifiers can take MODEL (.onnx), and which node stops the others; with SPEC (.vnnlib) also which take
+    that property of it. Nothing is analysed.
     """
     supervise(partial(_supports, model, spec), limits_of(timeout, memory), as_json)
 

@@ -17,8 +17,8 @@ _NO_OPTIONS: dict[str, str] = {}
 @click.command()
 @click.argument("suite", type=click.Path())
 @click.option("--verifiers", metavar="A,B", help="Names in place of the suite's own.")
-@click.option("--tool-dir", "tool_dirs", type=click.Path(), multiple=True, metavar="DIR", help="Also ask the tool whose "
-              "VNN-COMP scripts are in DIR; repeatable.")  # fmt: skip
+@click.option("--tool-dir", "tool_dirs", type=click.Path(), multiple=True, metavar="DIR", help="Also ask the tool "
+              "whose VNN-COMP scripts are in DIR; repeatable.")  # fmt: skip
 @click.option("--timeout", type=float, metavar="S", help="Seconds per instance and verifier, in place of the suite's.")
 @click.option("--memory", type=float, metavar="GIB", help="Resident memory of each worker.")
 @click.option("--jobs", type=int, metavar="N", help="Workers at a time. [default: the number of CPUs]")

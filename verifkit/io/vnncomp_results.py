@@ -5,8 +5,8 @@
      (X_1 -1e-3)
      (Y_0 1.5))
 
-Older tools write `holds` and `violated` for `unsat` and `sat`. Inputs and outputs are flat, in C order. What a tool says
-of its outputs is passed over: the model is asked again.
+Older tools write `holds` and `violated` for `unsat` and `sat`. Inputs and outputs are flat, in C order. What a tool
+says of its outputs is passed over: the model is asked again.
 """
 
 from __future__ import annotations
