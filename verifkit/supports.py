@@ -116,7 +116,7 @@ class SupportReport:
         """Plain lines, nothing cut: facts about the model, then a line for each verifier, its exact name first."""
         rows = [("verifier", "takes it", "kind by norm", "why not, what would help, notes")]
         rows += [(v.name, "yes" if v.able else "no", _kinds_text(v.kinds), _remarks(v)) for v in self.verifiers]
-        return "\n".join([*self._facts(), "", *_columns(rows)])
+        return "\n".join([*self._facts(), "", *columns(rows)])
 
     def _facts(self) -> list[str]:
         units = "unknown (no lowered network)" if self.nonlinear_units is None else str(self.nonlinear_units)
@@ -295,7 +295,8 @@ def _notes(capabilities: Capabilities, model: Model) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines, each column as wide as its widest cell: nothing is cut."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 

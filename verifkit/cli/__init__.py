@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from verifkit.cli.asking import bounds, radius, supports, verify
+from verifkit.cli.doctor import doctor
 from verifkit.cli.output import DEFINITE, FAILED, FAILURE, MISTAKE, say
 from verifkit.cli.smoothing_runs import audit, certify
 from verifkit.cli.studying import bench, cite, list_, report
@@ -30,7 +31,7 @@ def cli(debug: bool) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO if debug else logging.WARNING, format="%(message)s")
 
 
-for _command in (verify, bounds, radius, supports, certify, audit, bench, report, list_, cite):
+for _command in (verify, bounds, radius, supports, certify, audit, bench, report, list_, cite, doctor):
     cli.add_command(_command)
 
 
