@@ -169,12 +169,14 @@ def test_packages_come_from_the_metadata(monkeypatch: pytest.MonkeyPatch) -> Non
         'verifkit[smt]; extra == "cvc5"',
         'verifkit[torch,smt]; extra == "all"',
         'numpy>=1; extra == "torch"',
+        'no-such-solver>=2.0; python_version < "3.12" and extra == "marabou"',
     ]
     monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: wanted)
-    numpy, missing = doctor._packages()
+    numpy, missing, old = doctor._packages()
     assert (numpy.name, numpy.extra, numpy.advice) == ("numpy", "-", "")
     assert (missing.version, missing.extra, missing.wanted) == (None, "smt", ">=4.13")
     assert missing.advice == "pip install 'verifkit[smt]'"
+    assert old.advice == "pip install 'verifkit[marabou]', where python_version < \"3.12\""
 
 
 def test_what_a_certifier_lacks(plugins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,25 +24,30 @@ SECONDS = 10.0
 """For the self-check."""
 
 _LICENCE_SECONDS = 10.0
-_CORE, _ALL = "-", "all"
+_CORE = "-"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(\[.*?\])?\s*([^;]*?)\s*(?:;\s*extra\s*==\s*['\"]([\w-]+)['\"])?")
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(\[.*?\])?\s*([^;]*?)\s*(?:;(.*))?")
+_EXTRA = re.compile(r"(?:\s*and)?\s*extra\s*==\s*['\"]([\w-]+)['\"]")
 
 
 @dataclass(frozen=True)
 class Package:
-    """extra: what installs it, "-" for what verifkit cannot do without. version: None where it is missing."""
+    """extra: what installs it, "-" for what verifkit cannot do without. version: None where it is missing. condition:
+    under which alone it is installed at all, empty for none.
+    """
 
     name: str
     extra: str
     wanted: str
     version: str | None
+    condition: str = ""
 
     @property
     def advice(self) -> str:
         if self.version is not None:
             return ""
-        return "pip install 'verifkit'" if self.extra == _CORE else f"pip install 'verifkit[{self.extra}]'"
+        extra = "" if self.extra == _CORE else f"[{self.extra}]"
+        return f"pip install 'verifkit{extra}'" + (f", where {self.condition}" if self.condition else "")
 
 
 @dataclass(frozen=True)
@@ -120,14 +125,16 @@ def _packages() -> tuple[Package, ...]:
     found: dict[str, Package] = {}
     for text in importlib.metadata.requires("verifkit") or []:
         match = _REQUIREMENT.fullmatch(text.strip())
-        if match is None or match[1] == "verifkit" or match[4] == _ALL:
+        if match is None or match[1] == "verifkit":
             continue
-        name = match[1]
+        name, marker = match[1], match[4] or ""
+        extra = _EXTRA.search(marker)
         try:
             version: str | None = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             version = None
-        found.setdefault(name, Package(name, match[4] or _CORE, match[3], version))
+        condition = _EXTRA.sub("", marker).strip(" ()")
+        found.setdefault(name, Package(name, extra[1] if extra else _CORE, match[3], version, condition))
     return tuple(found.values())
 
 
