@@ -57,12 +57,12 @@ def agrees(first: int, last: int) -> int:
 
 
 def test_agreement_with_the_oracle() -> None:
-    assert agrees(0, 120) > 50
+    assert agrees(0, 60) > 25
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("first", range(120, 4120, 500))
+@pytest.mark.parametrize("first", range(60, 4060, 500))
 def test_agreement_with_the_oracle_on_many(first: int) -> None:
     assert agrees(first, first + 500) > 200
 
@@ -127,7 +127,7 @@ class TestEncoding:
     def test_columns_have_one_range_and_relus_one_scale(self) -> None:
         task = self.encoded(folding(F(5, 2)))
         assert len(task.relus) == 2
-        for z, r in task.relus:
+        for z, r, _ in task.relus:
             assert task.scale[z] == task.scale[r]
             assert RANGE / 2 <= task.upper[z] - task.lower[z] <= RANGE * 2
         assert (np.log2(task.scale) % 1 == 0).all()
@@ -169,7 +169,7 @@ def test_its_time_is_kept_inside_the_native_call() -> None:
 
 def test_a_solver_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(*arguments: Any) -> None:
-        os.abort()
+        os._exit(3)
 
     monkeypatch.setattr(marabou, "_solve", dies)
     for budget in (Budget(), Budget(seconds=30.0)):

@@ -2,8 +2,7 @@
 
 Marabou's tolerances are absolute and fixed when it is built. The coarsest on the way to "unsat" takes a variable whose
 bounds are less than 1e-5 apart as constant. So every column here is scaled, by a power of two, to a range of about
-`RANGE`: 1e-5 is then 1e-10 of the range. Only ReLUs are used: a leaky ReLU of slope s is s z + (1 - s) relu(z), a
-maximum is a + relu(b - a).
+`RANGE`: 1e-5 is then 1e-10 of the range. A maximum is a + relu(b - a).
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class MarabouQuery:
 
         self.lower, self.upper, self.scale, self.shift = (np.zeros(0) for _ in range(4))
         self.blocks: list[Block] = []
-        self.relus: list[tuple[int, int]] = []
+        self.relus: list[tuple[int, int, float]] = []
         self.dropped = 0.0
         flat = [(low.reshape(-1), high.reshape(-1)) for low, high in bounds]
         if not all(np.isfinite(end).all() for pair in flat for end in pair):
@@ -133,8 +132,8 @@ class MarabouQuery:
         return Expression(sparse.csr_array(matrix), constant)
 
     def _rectifier(self, node: Activation, parent: Expression, low: np.ndarray, high: np.ndarray) -> Expression:
-        """s z + (1 - s) relu(z): a column z for each unit that is not always 0 (nor constant), unshifted where it is
-        unstable, and then one for relu(z).
+        """A column z for each unit that is not always 0 (nor constant), unshifted where it is unstable; then one for its
+        value r. A slope s left of 0 that Marabou does not take is s z + (1 - s) relu(z).
         """
         from scipy import sparse
 
@@ -150,11 +149,14 @@ class MarabouQuery:
             self._define(columns, parent.matrix[units], parent.constant[units])
         r = self._add(np.zeros(unstable.size), high[unstable], np.zeros(unstable.size))
         # Marabou's ReLU knows no factors: both sides have the scale of z.
-        self.lower[r], self.upper[r], self.scale[r] = 0.0, high[unstable] / self.scale[z], self.scale[z]
-        self.relus += zip(z.tolist(), r.tolist(), strict=True)
+        own = np.where((slope > 0) & (slope < 1), slope, 0.0)[unstable]
+        self.scale[r] = self.scale[z]
+        self.lower[r], self.upper[r] = own * low[unstable] / self.scale[z], high[unstable] / self.scale[z]
+        self.relus += zip(z.tolist(), r.tolist(), own.tolist(), strict=True)
         units = np.concatenate([unstable, unstable, stable])
         columns = np.concatenate([z, r, kept])
-        weights = np.concatenate([slope[unstable], 1.0 - slope[unstable], steep[stable]]) * self.scale[columns]
+        beside = slope[unstable] - own
+        weights = np.concatenate([beside, 1.0 - beside, steep[stable]]) * self.scale[columns]
         used = weights != 0
         entries = (weights[used], (units[used], columns[used]))
         constant = np.where(varies, 0.0, np.where(middle >= 0, middle, slope * middle))
@@ -276,8 +278,11 @@ def _solve(query: MarabouQuery, matrix: Sparse, bound: np.ndarray, clock: Clock)
         _add_terms(equation, matrix, row)
         equation.setScalar(float(bound[row]))
         given.addEquation(equation)
-    for z, r in query.relus:
-        MarabouCore.addReluConstraint(given, z, r)
+    for z, r, slope in query.relus:
+        if slope:
+            MarabouCore.addLeakyReluConstraint(given, z, r, slope)
+        else:
+            MarabouCore.addReluConstraint(given, z, r)
     options = MarabouCore.Options()
     options._verbosity = 0
     options._timeoutInSeconds = 0 if math.isinf(clock.remaining) else math.ceil(clock.remaining)
