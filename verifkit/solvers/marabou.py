@@ -132,8 +132,8 @@ class MarabouQuery:
         return Expression(sparse.csr_array(matrix), constant)
 
     def _rectifier(self, node: Activation, parent: Expression, low: np.ndarray, high: np.ndarray) -> Expression:
-        """A column z for each unit that is not always 0 (nor constant), unshifted where it is unstable; then one for its
-        value r. A slope s left of 0 that Marabou does not take is s z + (1 - s) relu(z).
+        """A column z for each unit that is not always 0 (nor constant), unshifted where it is unstable; then one for
+        its value r. A slope s left of 0 that Marabou does not take is s z + (1 - s) relu(z).
         """
         from scipy import sparse
 
