@@ -67,7 +67,9 @@ class Capabilities:
     operators, activations: the node kinds and scalar functions it has rules for (affine nodes always); None for a
     method that only calls the model. coupling: constraints that mix inputs and outputs. robustness_only: whether the
     unsafe set must be "another class scores at least as high". modules: optional packages needed, with the extra that
-    installs them.
+    installs them. file: whether the model's ONNX bytes are handed on to another program, so that a model without any
+    cannot be taken. required: options without which nothing can be asked, each with what to write for it; a verifier
+    that has such is asked by name only.
     """
 
     kinds: Mapping[Norm, Kind]
@@ -77,6 +79,8 @@ class Capabilities:
     coupling: bool = False
     robustness_only: bool = False
     modules: Mapping[str, str] = field(default_factory=dict)
+    file: bool = False
+    required: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def needs_network(self) -> bool:
@@ -106,6 +110,8 @@ class Capabilities:
 
     def model_refusal(self, model: Model) -> str | None:
         """Why no question about this model can be taken, whatever it asks; None if some can. Does no work."""
+        if self.file and model.onnx_bytes is None:
+            return f"model '{model.name}' has no ONNX form that could be handed on"
         if not self.needs_network:
             return None
         if model.network is None:

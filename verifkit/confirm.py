@@ -63,7 +63,9 @@ def _feedable(query: Query, candidate: Sequence[Fraction] | np.ndarray) -> Itera
         return
     if isinstance(region, Box):
         lower, upper = region.floats(dtype)
-        yield _fractions(np.clip(point.astype(dtype).astype(np.float64), lower, upper))
+        with np.errstate(over="ignore"):  # far outside: the box cuts it off
+            fed = point.astype(dtype).astype(np.float64)
+        yield _fractions(np.clip(fed, lower, upper))
     else:
         yield from _in_ball(region, point, dtype)
     exact = tuple(Fraction(v) for v in np.asarray(candidate, dtype=object).reshape(-1))

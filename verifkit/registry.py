@@ -107,7 +107,7 @@ def _read(name: str, key: str, value: Any, default: Any) -> Any:
 
 
 def able(query: Query) -> list[str]:
-    """The names of the installed verifiers that can take `query`, sorted."""
+    """The names of the installed verifiers that can take `query` without an option being set, sorted."""
     return [name for name, _ in _able(query)]
 
 
@@ -144,5 +144,6 @@ def _able(query: Query) -> Iterator[tuple[str, Capabilities]]:
             capabilities = verifier_class(name).capabilities
         except VerifkitError:  # one broken plug-in takes nothing from the others
             continue
-        if not capabilities.missing_modules() and capabilities.refusal(query) is None:
+        asked_as_it_is = not capabilities.missing_modules() and not capabilities.required
+        if asked_as_it_is and capabilities.refusal(query) is None:
             yield name, capabilities

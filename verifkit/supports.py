@@ -21,10 +21,12 @@ from verifkit.functions import Abs, Clip, LeakyRelu, Relu, Sign
 from verifkit.io.blackbox import compare_imports, torch_module
 from verifkit.io.onnx import load_model
 from verifkit.io.runtime import session
+from verifkit.io.vnnlib import load_property
 from verifkit.model import Model
 from verifkit.network import Network
 from verifkit.ops import Activation, Product
-from verifkit.registry import names, verifier_class
+from verifkit.query import Query
+from verifkit.registry import able, names, verifier_class
 
 _PIECEWISE_LINEAR = (Abs, Clip, LeakyRelu, Relu, Sign)
 _STANDARD = ("", "ai.onnx")
@@ -81,7 +83,9 @@ class Support:
 
 @dataclass(frozen=True)
 class SupportReport:
-    """operators: how many nodes of each type. nonlinear_units: scalar ones, None without a lowered network."""
+    """operators: how many nodes of each type. nonlinear_units: scalar ones, None without a lowered network. question:
+    the certifiers that take the property asked about, as it is; None where none was named.
+    """
 
     model: str
     digest: str
@@ -94,11 +98,15 @@ class SupportReport:
     lowering: Step
     torch_import: Step
     verifiers: tuple[Support, ...]
+    question: tuple[str, ...] | None = None
 
     @property
     def any_able(self) -> bool:
-        """Whether at least one certifier can take the model; methods that only look for violations do not count."""
-        return any(v.certifies for v in self.verifiers)
+        """Whether at least one certifier can take the model, and the property where one was named; methods that only
+        look for violations do not count.
+        """
+        asked = self.question
+        return any(v.certifies and (asked is None or v.name in asked) for v in self.verifiers)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
@@ -108,7 +116,7 @@ class SupportReport:
         """Plain lines, nothing cut: facts about the model, then a line for each verifier, its exact name first."""
         rows = [("verifier", "takes it", "kind by norm", "why not, what would help, notes")]
         rows += [(v.name, "yes" if v.able else "no", _kinds_text(v.kinds), _remarks(v)) for v in self.verifiers]
-        return "\n".join([*self._facts(), "", *_columns(rows)])
+        return "\n".join([*self._facts(), "", *columns(rows)])
 
     def _facts(self) -> list[str]:
         units = "unknown (no lowered network)" if self.nonlinear_units is None else str(self.nonlinear_units)
@@ -123,12 +131,18 @@ class SupportReport:
             ("lowering", _step_text(self.lowering)),
             ("torch import", _step_text(self.torch_import)),
         ]
+        if self.question is not None:
+            facts.append(("property", f"taken by {', '.join(self.question) or 'no installed verifier'}"))
         return [f"{key}: {value}" for key, value in facts]
 
 
-def supports(path: str | os.PathLike[str]) -> SupportReport:
-    """The report on a model file. Raises `ModelError` where the file cannot be read or run at all."""
+def supports(path: str | os.PathLike[str], spec: str | os.PathLike[str] | None = None) -> SupportReport:
+    """The report on a model file, and on the property in the file `spec` (then without the second import, which takes
+    seconds and takes no part in most answers). Raises `ModelError` where the model cannot be
+    read or run at all, `PropertyError` where the property cannot be read or is about another model.
+    """
     model = load_model(path, require_network=False)
+    question = None if spec is None else tuple(able(Query(model, load_property(spec))))
     assert model.onnx_bytes is not None
     proto = onnx.load_from_string(model.onnx_bytes)
     inputs, outputs = _ends(model)
@@ -143,8 +157,9 @@ def supports(path: str | os.PathLike[str]) -> SupportReport:
         nonlinear_units=None if network is None else network.n_nonlinear(),
         nonlinear={} if network is None else _nonlinear(network),
         lowering=_lowering(model),
-        torch_import=_torch_import(model),
+        torch_import=_torch_import(model) if spec is None else Step(False, "not tried where a property is named"),
         verifiers=_verifiers(model, proto),
+        question=question,
     )
 
 
@@ -211,6 +226,9 @@ def _support(name: str, model: Model, operators: Mapping[str, str]) -> Support:
         reason = f"needs {', '.join(missing)}, not installed"
         return Support(name, False, kinds, reason, f"pip install 'verifkit[{extras}]'")
     reason = capabilities.model_refusal(model) or ""
+    if not reason and capabilities.required:
+        option, what = next(iter(capabilities.required.items()))
+        return Support(name, False, kinds, f"needs the option '{option}'", what)
     if not reason:
         return Support(name, True, kinds, notes=_notes(capabilities, model))
     if model.network is not None:
@@ -277,7 +295,8 @@ def _notes(capabilities: Capabilities, model: Model) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines, each column as wide as its widest cell: nothing is cut."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 

@@ -49,10 +49,11 @@ class Verifier(ABC):
 
     @final
     def verify(self, query: Query, *, budget: Budget = Budget(), seed: int = 0) -> Result:  # noqa: B008 (frozen)
-        """Answers `query`; raises `MissingPackage` where an optional package is not installed, and nothing else for
-        running out of time or for a question it cannot take: those are reasons of an UNKNOWN.
+        """Answers `query`; raises `MissingPackage` where an optional package is not installed, `OptionError` where a
+        required option is not set, and nothing else for running out of time or for a question it cannot take: those
+        are reasons of an UNKNOWN.
         """
-        self.capabilities.require_modules(self.name)
+        self.require_usable()
         clock = Clock(budget)
         refusal = self.capabilities.refusal(query)
         if refusal is not None:
@@ -83,7 +84,7 @@ class Verifier(ABC):
 
         budget: for all of them together. The seconds of a result are an equal share of the pass it was answered in.
         """
-        self.capabilities.require_modules(self.name)
+        self.require_usable()
         clock = Clock(budget)
         alone: list[int] = []
         groups: dict[int, list[int]] = {}
@@ -127,7 +128,7 @@ class Verifier(ABC):
         """
         if not 0 < tolerance < 1:
             raise OptionError(f"the radius's tolerance must lie strictly between 0 and 1, not {tolerance}")
-        self.capabilities.require_modules(self.name)
+        self.require_usable()
         clock = Clock(budget)
         if self.capabilities.refusal(family.at(0)) is not None:
             refused = self.verify(family.at(0), seed=seed)
@@ -165,6 +166,14 @@ class Verifier(ABC):
     def options(self) -> dict[str, Any]:
         """Option names and values, for records; options are set through the constructor."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @final
+    def require_usable(self) -> None:
+        """Raises `MissingPackage` without an optional package that it needs, `OptionError` without an option."""
+        for option, what in self.capabilities.required.items():
+            if not getattr(self, option):
+                raise OptionError(f"verifier '{self.name}' needs the option '{option}': {what}")
+        self.capabilities.require_modules(self.name)
 
     @final
     def _rng(self, query: Query, seed: int) -> np.random.Generator:

@@ -24,7 +24,7 @@ from verifkit.verifier import Verifier
 PAPER = Paper("nobody2026", "Nobody", "A plug-in", "nowhere", 2026)
 
 
-FEWER = {"lp_cvxpy": 16, "smt": 24}
+FEWER = {"lp_cvxpy": 16, "marabou": 24, "smt": 24}
 """Random questions per norm for a verifier that makes a conic program or a process of each, where not 64."""
 
 
@@ -32,7 +32,7 @@ def all_checks() -> list[Check]:
     found = []
     for name in registry.names():
         verifier = registry.create(name)
-        if not verifier.capabilities.missing_modules():
+        if not verifier.capabilities.missing_modules() and not verifier.capabilities.required:
             found += checks_for(verifier, queries=FEWER.get(name, 64))
     return found
 

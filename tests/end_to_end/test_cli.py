@@ -159,7 +159,7 @@ def test_list_prints_the_exact_name_first_and_cuts_nothing() -> None:
     names = [line.split()[0] for line in done.stdout.splitlines()[1:]]
     assert names == [
         "ai2", "alpha_crown", "auto", "bab", "crown", "crown_ibp", "dual", "fastlin", "fastlip", "fmn",
-        "foolbox_attack", "interval", "lp", "lp_cvxpy", "milp", "pgd", "pixeldp", "reluplex", "sdp", "smoothing",
+        "foolbox_attack", "interval", "lp", "lp_cvxpy", "marabou", "milp", "pgd", "pixeldp", "reluplex", "sdp",
         "smt", "zonotope",
     ]  # fmt: skip
     assert "…" not in done.stdout

@@ -308,7 +308,7 @@ def test_the_cli_page_lists_the_commands_and_their_options() -> None:
     assert set(told) == set(cli.commands)
     for name, part in told.items():
         options = {o for p in cli.commands[name].params if isinstance(p, click.Option) for o in p.opts}
-        assert set(re.findall(r"`(--[a-z]+)", part)) == options, name
+        assert set(re.findall(r"`(--[a-z]+(?:-[a-z]+)*)", part)) == options, name
 
 
 def test_the_cli_page_lists_every_key(checkout: Path) -> None:

@@ -15,6 +15,7 @@ import click
 
 from verifkit.cli.asking import bounds, radius, supports, verify
 from verifkit.cli.comparing import compare, export, merge
+from verifkit.cli.doctor import doctor
 from verifkit.cli.output import DEFINITE, FAILED, FAILURE, MISTAKE, say
 from verifkit.cli.smoothing_runs import audit, certify
 from verifkit.cli.studying import bench, cite, list_, report
@@ -33,7 +34,9 @@ def cli(debug: bool) -> None:
     logging.basicConfig(handlers=[handler], level=handler.level, format="%(message)s")
 
 
-for _command in (verify, bounds, radius, supports, certify, audit, bench, report, export, merge, compare, list_, cite):
+for _command in (verify, bounds, radius, supports, certify, audit, list_, cite, doctor):
+    cli.add_command(_command)
+for _command in (bench, report, export, merge, compare):
     cli.add_command(_command)
 
 

@@ -132,5 +132,6 @@ def _row(name: str, capabilities: Capabilities) -> tuple[str, str, str, str, str
         known = [f.name for f in capabilities.activations] + [o.__name__.lower() for o in capabilities.operators]
         operators = "affine, " + ", ".join(sorted(known))
     missing = capabilities.missing_modules()
-    needs = ", ".join(f"{m} (not installed)" if m in missing else m for m in capabilities.modules) or "-"
+    needed = [f"{m} (not installed)" if m in missing else m for m in capabilities.modules]
+    needs = ", ".join(needed + [f"option {name}" for name in capabilities.required]) or "-"
     return name, kinds, operators, needs, capabilities.paper.short()

@@ -20,6 +20,7 @@ from verifkit.cli.output import (
     FAILED,
     FAILURE,
     MISTAKE,
+    TOOL,
     UNDECIDED,
     VIOLATION,
     as_bytes,
@@ -28,7 +29,7 @@ from verifkit.cli.output import (
     say,
     terminal_width,
 )
-from verifkit.errors import VerifkitError
+from verifkit.errors import OptionError, VerifkitError
 
 if TYPE_CHECKING:
     from verifkit.budget import Budget
@@ -53,6 +54,14 @@ def verifier_options(default: str) -> tuple[Callable[[Any], Any], ...]:
     )
 
 
+TOOL_DIR = click.option(
+    "--tool-dir",
+    type=click.Path(),
+    metavar="DIR",
+    help="Ask the tool whose VNN-COMP scripts are in DIR (vnncomp_tool).",
+)
+
+
 def with_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Several options as one decorator, shown in the order given."""
 
@@ -68,6 +77,7 @@ def with_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 @click.argument("model", type=click.Path())
 @click.argument("spec", type=click.Path())
 @with_options(*verifier_options("auto"))
+@TOOL_DIR
 @click.option("--trace", type=click.Path(), metavar="FILE", help="Write every step to FILE (reluplex).")
 @with_options(*LIMITS)
 def verify(
@@ -76,6 +86,7 @@ def verify(
     verifier: str,
     options: tuple[str, ...],
     seed: int,
+    tool_dir: str | None,
     trace: str | None,
     timeout: float | None,
     memory: float | None,
@@ -86,7 +97,7 @@ def verify(
     The first line is unsat (the property holds), sat (a counterexample was found and replayed), unknown, timeout or
     error.
     """
-    limits, chosen = limits_of(timeout, memory), parse_options(options)
+    limits, (verifier, chosen) = limits_of(timeout, memory), who_is_asked(verifier, options, tool_dir)
     supervise(partial(_verify, model, spec, verifier, chosen, limits, seed, trace), limits, as_json)
 
 
@@ -126,7 +137,7 @@ def bounds(
 @click.option("--norm", type=click.Choice(["inf", "2", "1", "0"]), default="inf", show_default=True)
 @click.option("--clip", nargs=2, type=str, metavar="LOW HIGH", help="The inputs that exist at all. [default: any]")
 @click.option("--tolerance", type=float, default=2.0**-10, help="Of the bracket, relative. [default: 0.001]")
-@with_options(*verifier_options("auto"), *LIMITS)
+@with_options(*verifier_options("auto"), TOOL_DIR, *LIMITS)
 def radius(
     model: str,
     inputs: str,
@@ -138,6 +149,7 @@ def radius(
     verifier: str,
     options: tuple[str, ...],
     seed: int,
+    tool_dir: str | None,
     timeout: float | None,
     memory: float | None,
     as_json: bool,
@@ -150,16 +162,20 @@ def radius(
 
     limits = limits_of(timeout, memory)
     asked = Asked(model, inputs, index, label, norm, clip)
-    work = partial(_radius, asked, verifier, parse_options(options), limits, seed, tolerance)
+    verifier, chosen = who_is_asked(verifier, options, tool_dir)
+    work = partial(_radius, asked, verifier, chosen, limits, seed, tolerance)
     supervise(work, limits, as_json)
 
 
 @click.command()
 @click.argument("model", type=click.Path())
+@click.argument("spec", type=click.Path(), required=False)
 @with_options(*LIMITS)
-def supports(model: str, timeout: float | None, memory: float | None, as_json: bool) -> None:
-    """Which certifiers can take MODEL (.onnx), and which node stops the others."""
-    supervise(partial(_supports, model), limits_of(timeout, memory), as_json)
+def supports(model: str, spec: str | None, timeout: float | None, memory: float | None, as_json: bool) -> None:
+    """Which certifiers can take MODEL (.onnx), and which node stops the others; with SPEC (.vnnlib) also which take
+    that property of it. Nothing is analysed.
+    """
+    supervise(partial(_supports, model, spec), limits_of(timeout, memory), as_json)
 
 
 Said = tuple[int, str, dict[str, Any]]
@@ -208,11 +224,21 @@ def _radius(asked: Asked, verifier: str, options: dict[str, str], limits: Budget
     return status, answer.to_text(), answer.to_json()
 
 
-def _supports(model: str) -> Said:
+def _supports(model: str, spec: str | None) -> Said:
     from verifkit.supports import supports as find_out
 
-    found = find_out(model)
+    found = find_out(model, spec)
     return DEFINITE if found.any_able else UNDECIDED, found.to_text() + "\n", found.to_json()
+
+
+def who_is_asked(verifier: str, options: tuple[str, ...], tool_dir: str | None) -> tuple[str, dict[str, str]]:
+    """The verifier's name and options; --tool-dir stands for both of `vnncomp_tool`. Raises `OptionError`."""
+    chosen = parse_options(options)
+    if tool_dir is None:
+        return verifier, chosen
+    if verifier not in ("auto", TOOL):
+        raise OptionError(f"--tool-dir asks the tool in it, --verifier asks '{verifier}': leave one of them out")
+    return TOOL, {**chosen, "tool_dir": tool_dir}
 
 
 def limits_of(timeout: float | None, memory: float | None) -> Budget:

@@ -13,6 +13,9 @@ DEFINITE, UNDECIDED, MISTAKE, VIOLATION, FAILURE = 0, 1, 2, 3, 4
 """Exit status: a definite verdict or a complete run; unknown or time out; the user's mistake; a soundness violation;
 an internal failure."""
 
+TOOL = "vnncomp_tool"
+"""The verifier that `--tool-dir` asks."""
+
 FAILED = "verifkit: internal failure, please report it: "
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from verifkit.cli.output import VIOLATION, as_bytes, print_out, say, terminal_width
+from verifkit.cli.output import TOOL, VIOLATION, as_bytes, print_out, say, terminal_width
 
 if TYPE_CHECKING:
     from verifkit.bench.suites.instance import Suite
@@ -21,6 +21,8 @@ _NO_OPTIONS: dict[str, str] = {}
 @click.command()
 @click.argument("suite", type=click.Path())
 @click.option("--verifiers", metavar="A,B", help="Names in place of the suite's own.")
+@click.option("--tool-dir", "tool_dirs", type=click.Path(), multiple=True, metavar="DIR", help="Also ask the tool "
+              "whose VNN-COMP scripts are in DIR; repeatable.")  # fmt: skip
 @click.option("--timeout", type=float, metavar="S", help="Seconds per instance and verifier, in place of the suite's.")
 @click.option("--memory", type=float, metavar="GIB", help="Resident memory of each worker.")
 @click.option("--nodes", type=int, metavar="N", help="Subproblems of a search, in place of the suite's.")
@@ -35,6 +37,7 @@ _NO_OPTIONS: dict[str, str] = {}
 def bench(
     suite: str,
     verifiers: str | None,
+    tool_dirs: tuple[str, ...],
     timeout: float | None,
     memory: float | None,
     nodes: int | None,
@@ -60,6 +63,11 @@ def bench(
     chosen = (
         None if verifiers is None else [(name.strip(), _NO_OPTIONS) for name in verifiers.split(",") if name.strip()]
     )
+    tools = [(TOOL, {"tool_dir": folder}) for folder in tool_dirs]
+    if chosen is None:
+        loaded = loaded.joined_by(tools)
+    else:
+        chosen += tools
     if check:
         _print_overview(loaded if chosen is None else loaded.put_to(chosen), limits, jobs, seed, repeats)
         return

@@ -23,6 +23,24 @@ INFINITE = 1e20
 """From here on Gurobi takes a bound for infinite."""
 
 
+def licence() -> str:
+    """What the licence in force admits, in words; of one that does not work, why. Needs the package."""
+    import gurobipy
+
+    try:
+        with gurobipy.Env(params={"OutputFlag": 0}) as environment, gurobipy.Model(env=environment) as trial:
+            trial.addMVar(FREE + 1)
+            try:
+                trial.optimize()
+            except gurobipy.GurobiError as error:
+                if error.errno != TOO_LARGE:
+                    raise
+                return f"the free licence: at most {FREE} variables and {FREE} constraints"
+            return "a full licence"
+    except gurobipy.GurobiError as error:
+        return f"no licence that works ({error})"
+
+
 class GurobiProgram(MixedProgram):
     """One thread and a seed. No priorities of branching: those by layers were measured, and are worse (`milp.md`).
 

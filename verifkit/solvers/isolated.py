@@ -8,6 +8,7 @@ takes the process down when that ends first.
 from __future__ import annotations
 
 import gc
+import math
 import multiprocessing
 import os
 import time
@@ -22,13 +23,16 @@ GRACE = 0.3
 """Seconds past the limit that a call has to end by itself."""
 
 
-def isolated(work: Callable[[Callable[[Any], None]], Any], told: Callable[[Any], None], clock: Clock) -> Any:
+def isolated(
+    work: Callable[[Callable[[Any], None]], Any], told: Callable[[Any], None], clock: Clock, *, always: bool = False
+) -> Any:
     """What `work(tell)` returns, run in a child that is killed once the time is up; None where it had no answer.
 
     tell(news), called in the child, has told(news) called here. What the child changes of this process's objects is
-    lost; results and news are pickled. Where the system cannot fork, or the time has no limit, `work` runs here.
+    lost; results and news are pickled. Where the system cannot fork, `work` runs here; also where the
+    time has no limit, unless `always`: for a solver that may crash or print.
     """
-    if clock.budget.seconds is None or not can_fork():
+    if (clock.budget.seconds is None and not always) or not can_fork():
         return work(told)
     deadline = time.monotonic() + clock.remaining + GRACE
     reader, writer = multiprocessing.Pipe(duplex=False)
@@ -37,7 +41,7 @@ def isolated(work: Callable[[Callable[[Any], None]], Any], told: Callable[[Any],
         _serve(work, writer, parent)
     writer.close()
     try:
-        while reader.poll(max(0.0, deadline - time.monotonic())):
+        while reader.poll(None if math.isinf(deadline) else max(0.0, deadline - time.monotonic())):
             final, news = reader.recv()
             if final:
                 return news

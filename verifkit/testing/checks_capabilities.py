@@ -58,7 +58,7 @@ def capabilities_are_taken(trial: Trial) -> None:
         known = capabilities.operators is None or exhibit.needs <= capabilities.operators | capabilities.activations
         for norm in trial.norms if known else ():
             _taken(trial, plain_query(exhibit, norm), f"network '{exhibit.name}' under norm {norm}")
-    if not capabilities.needs_network:
+    if not capabilities.needs_network and not capabilities.file:
         model = black_box()
         prop = Property(region_around(model.n_inputs, _norm(trial)), misclassified(0, 2), 2)
         _taken(trial, Query(model, prop), "a model that can only be called")
@@ -95,6 +95,7 @@ def capabilities_are_complete(trial: Trial) -> None:
             stops = exhibit.stops(capabilities.operators, capabilities.activations)
             for norm in trial.norms if stops else ():
                 _refused(trial, plain_query(exhibit, norm), f"network '{exhibit.name}'", stops)
+    if capabilities.needs_network or capabilities.file:
         model = black_box()
         query = Query(model, Property(region_around(model.n_inputs, _norm(trial)), misclassified(0, 2), 2))
         _refused(trial, query, "a model without a network", [model.name])

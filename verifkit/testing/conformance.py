@@ -89,12 +89,13 @@ def checks_for(
     """The checks that apply to `verifier`, cheap ones first; they share the verifier's answers.
 
     queries: random questions per norm. expected_failures: check name -> reason, for failures that are known. Raises
-    `VerifkitError` for a name that is no check of this verifier or is a check of soundness, which nothing excuses, and
-    `MissingPackage` where a package that the verifier needs is not installed.
+    `VerifkitError` for a name that is no check of this verifier or is a check of soundness, which nothing excuses,
+    `MissingPackage` where a package that the verifier needs is not installed, and `OptionError` where an option is.
     """
     missing = verifier.capabilities.missing_modules()
     if missing:
         raise MissingPackage(f"verifier '{verifier.name}' cannot be checked without: {', '.join(missing)}")
+    verifier.require_usable()
     trial = Trial(verifier, queries, seed)
     rules = {rule.name: rule for rule in RULES if rule.applies(trial)}
     declared = dict(expected_failures or {})

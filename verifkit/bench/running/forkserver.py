@@ -49,7 +49,7 @@ from verifkit.processes import (
 TICK = 0.025
 """Seconds between two looks at the workers' time and memory."""
 # Our own dependencies, some of which are otherwise imported on first use: by every single worker, that is.
-_BASE = (
+BASE = (
     "numpy",
     "onnx",
     "onnxruntime",
@@ -199,7 +199,7 @@ def _queued(source: int, workers: Mapping[int, Worker]) -> Iterator[dict[str, An
 
 def preload(verifiers: Sequence[str]) -> None:
     """Imports what workers will need. A verifier's module is first imported by a fork, which may crash or hang."""
-    for module in _BASE:
+    for module in BASE:
         importlib.import_module(module)
     if _threads() > 1:
         _LOG.warning("a library has started a thread of its own: workers are forked from more than one thread")

@@ -65,8 +65,8 @@ def run(
     each worker, by default an equal share of the machine's. jobs: workers at a time; default: the usable cores. seed,
     repeats: in place of the suite's. progress: called with (rows done, rows in all, row) after each row. method: how
     workers are started; default: what is safe here. evidence: whether the evidence of definite answers is kept in
-    `out/evidence`. cluster: the Dask scheduler whose workers answer (`running.cluster.scheduler.connect`); jobs: then at
-    most that many rows at a time, by default all their threads.
+    `out/evidence`. cluster: the Dask scheduler whose workers answer (`running.cluster.scheduler.connect`); jobs: then
+    at most that many rows at a time, by default all their threads.
 
     Raises `SuiteError`, `UnknownVerifier`, `OptionError` or `MissingPackage` before anything runs, and `SuiteError`
     where `out` takes no more. After an interrupt no process is left, and the same call goes on.
@@ -126,7 +126,7 @@ def _engine(
 def _contender(name: str, options: Mapping[str, Any]) -> Contender:
     """Raises where the verifier does not exist, cannot be configured so, or lacks a package."""
     verifier = registry.create(name, options)
-    verifier.capabilities.require_modules(name)
+    verifier.require_usable()
     kinds = {str(norm): str(kind) for norm, kind in verifier.capabilities.kinds.items()}
     return Contender(name, _plain(verifier.options()), registry.version(name) or "unknown", kinds)
 

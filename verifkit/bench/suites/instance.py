@@ -224,6 +224,13 @@ class Suite:
         free = tuple(replace(instance, verifiers=None) for instance in self.instances)
         return replace(self, instances=free, verifiers=tuple(Choice(name, options) for name, options in verifiers))
 
+    def joined_by(self, verifiers: Iterable[tuple[str, Mapping[str, Any]]]) -> Suite:
+        """The suite with more verifiers, to which every instance is put, whatever its group says."""
+        more = tuple(Choice(name, options) for name, options in verifiers)
+        names = tuple(choice.name for choice in more)
+        instances = [i if i.verifiers is None else replace(i, verifiers=i.verifiers + names) for i in self.instances]
+        return replace(self, instances=tuple(instances), verifiers=self.verifiers + more)
+
 
 def distinct(instances: Iterable[Instance]) -> tuple[Instance, ...]:
     """The instances with ids that differ: the second `a/b` becomes `a/b#2`."""

@@ -30,7 +30,7 @@ def overview(suite: Suite, *, limits: Budget, jobs: int, seed: int, repeats: int
     suite.require_verifiers()
     verifiers = [registry.create(choice.name, choice.options) for choice in suite.verifiers]
     for verifier in verifiers:
-        verifier.capabilities.require_modules(verifier.name)
+        verifier.require_usable()
     rows = _rows(suite, limits)
     models = len({row.instance.model_path for row in rows})
     questions = len({row.instance.bare() for row in rows})

@@ -84,7 +84,7 @@ def _verifier(table: Table, installed: bool) -> tuple[Choice, tuple[str, str]]:
     try:
         verifier = registry.create(name, options)
         if installed:
-            verifier.capabilities.require_modules(name)
+            verifier.require_usable()
     except VerifkitError as error:
         raise _culprit(named, given, options, error).wrong(str(error)) from None
     choice = Choice(name, options, name if label is None else label.text(), table.limits())
