@@ -27,6 +27,7 @@ from verifkit.query import Query
 from verifkit.result import Arithmetic, Reason, Verdict
 from verifkit.solvers import marabou
 from verifkit.solvers.marabou import RANGE, MarabouQuery
+from verifkit.solvers.mixed_program import Unfit
 from verifkit.testing.samples import Sample, sample_of
 from verifkit.testing.toys import random_question, random_toy
 
@@ -141,6 +142,13 @@ class TestEncoding:
             row = Constraint(outputs=((0, F(-1)),), bound=-bound)
             query = Query(model, Property(region, (Polyhedron((row,)),), 1))
             assert Marabou().verify(query).verdict is verdict
+
+    def test_values_that_cannot_be_scaled_are_refused(self) -> None:
+        """Marabou makes anything of a NaN."""
+        network = dense_network([np.eye(1), np.eye(1)], [np.zeros(1), np.zeros(1)])
+        least = np.full((1, 1), 1e-312)
+        with pytest.raises(Unfit, match="too small or too large"):
+            MarabouQuery(network, [(-least, least)] * len(network.nodes), Clock(Budget()))
 
     def test_rows_that_the_bounds_decide(self) -> None:
         from verifkit.analysis.rows import rows_of

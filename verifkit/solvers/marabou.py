@@ -102,7 +102,8 @@ class MarabouQuery:
         with np.errstate(over="ignore", under="ignore", divide="ignore"):
             scale = 2.0 ** np.round(np.log2((high - low) / RANGE))
             ends = [(low - shift) / scale, (high - shift) / scale]
-        if not (np.isfinite(ends).all() and (scale > 0).all()):
+            whole = np.isfinite(ends).all() and np.isfinite(scale).all() and np.isfinite(1.0 / scale).all()
+        if not whole:
             raise Unfit("values are too small or too large for the solver")
         first = self.size
         self.lower, self.upper = np.append(self.lower, ends[0]), np.append(self.upper, ends[1])
@@ -171,7 +172,10 @@ class MarabouQuery:
         scaled = sparse.csr_array(sparse.diags_array(by) @ self._wide(matrix)) if columns.size else self._wide(matrix)
         kept, lost = self._without_small(scaled)
         self.dropped = max(self.dropped, float(lost.max(initial=0.0)))
-        self.blocks.append(Block(columns, kept, (constant - self.shift[columns]) * by))
+        block = Block(columns, kept, (constant - self.shift[columns]) * by)
+        if not (np.isfinite(kept.data).all() and np.isfinite(block.constant).all()):
+            raise Unfit("values are too small or too large for the solver")
+        self.blocks.append(block)
 
     def _without_small(self, matrix: Sparse) -> tuple[Sparse, np.ndarray]:
         """The matrix without its small entries, and what these can come to in each row."""
