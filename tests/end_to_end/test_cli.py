@@ -160,7 +160,7 @@ def test_list_prints_the_exact_name_first_and_cuts_nothing() -> None:
     assert names == [
         "ai2", "alpha_crown", "auto", "bab", "crown", "crown_ibp", "dual", "fastlin", "fastlip", "fmn",
         "foolbox_attack", "interval", "lp", "lp_cvxpy", "marabou", "milp", "pgd", "pixeldp", "reluplex", "sdp",
-        "smt", "zonotope",
+        "smoothing", "smt", "vnncomp_tool", "zonotope",
     ]  # fmt: skip
     assert "…" not in done.stdout
 
