@@ -25,6 +25,7 @@ _NO_OPTIONS: dict[str, str] = {}
 @click.option("--out", type=click.Path(), metavar="DIR", help="Result folder. [default: results/SUITE]")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="In place of the suite's.  [default: 0]")
 @click.option("--repeats", type=int, metavar="N", help="In place of the suite's.  [default: 1]")
+@click.option("--no-audit", is_flag=True, help="No attacks of the study's own inside what was certified.")
 def bench(
     suite: str,
     verifiers: str | None,
@@ -36,6 +37,7 @@ def bench(
     out: str | None,
     seed: int | None,
     repeats: int | None,
+    no_audit: bool,
 ) -> None:
     """Put every instance of SUITE (a .toml file or a VNN-COMP folder) to every verifier.
 
@@ -59,8 +61,11 @@ def bench(
         seed=seed,
         repeats=repeats,
         progress=_progress(),
+        audit=not no_audit,
     )
-    say(f"{summary.rows} rows: {summary.written} run now, {summary.standing} stood already, {summary.errors} errors")
+    attacks = f"; the audit added {summary.attacks} attacks" if summary.attacks else ""
+    counts = f"{summary.written} run now, {summary.standing} stood already, {summary.errors} errors"
+    say(f"{summary.rows} rows: {counts}{attacks}")
     _summarise(folder)
 
 
@@ -89,7 +94,7 @@ def cite(name: str) -> None:
 
 
 def _summarise(folder: Path) -> None:
-    from verifkit.bench.audit.contradictions import find, soundness_violations
+    from verifkit.bench.audit.review import review
     from verifkit.bench.report.page import write_report
     from verifkit.bench.report.terminal import render
     from verifkit.bench.rows.frame import load_rows
@@ -98,7 +103,7 @@ def _summarise(folder: Path) -> None:
     page = write_report(folder)
     print_out(render(rows, console_is_terminal=sys.stdout.isatty()))
     print_out(f"report: {page}")
-    if soundness_violations(find(rows)):
+    if review(rows).violations:
         say("soundness violation: answers of this run contradict each other; the report opens with them")
         sys.exit(VIOLATION)
 

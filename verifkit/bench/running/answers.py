@@ -10,7 +10,7 @@ from typing import Any
 from verifkit.bench.rows.schema import Row
 from verifkit.bench.running.inspection import Asked
 from verifkit.bench.running.isolation import Reply
-from verifkit.bench.suites.instance import RADIUS
+from verifkit.bench.suites.instance import RADIUS, Instance
 from verifkit.budget import Budget
 from verifkit.result import Reason, Verdict
 
@@ -48,7 +48,7 @@ def _blank(task: Task, started: str, machine: str) -> Row:
         question=instance.question,
         model=instance.model_name,
         model_hash=asked.model_hash,
-        property=instance.property_name,
+        property=_property_name(instance),
         property_hash=asked.property_hash,
         norm=asked.norm,
         radius=None if sample is None or sample.radius is None else float(sample.radius),
@@ -92,6 +92,12 @@ def _blank(task: Task, started: str, machine: str) -> Row:
         output=None,
         statistics={},
     )
+
+
+def _property_name(instance: Instance) -> str:
+    """The suite's name for it, with the clip box of a sample: another one makes another question of the same radius."""
+    clip = None if instance.sample is None else instance.sample.clip
+    return instance.property_name if clip is None else f"{instance.property_name} in [{clip[0]}, {clip[1]}]"
 
 
 def failed_row(task: Task, why: str, started: str, machine: str) -> Row:

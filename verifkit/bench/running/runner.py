@@ -1,7 +1,8 @@
 """Runs a suite: every instance to every verifier, each in a process of its own, every answer a row.
 
 First each model is inspected once (`verifkit.bench.running.worker.inspect`), which gives the hashes that the rows' keys
-are made of; then the rows that do not stand yet are run, in an order shuffled by the seed. Whatever happens to a
+are made of; then the rows that do not stand yet are run, in an order shuffled by the seed; then the audit's attacks on
+what was certified, which are rows as well. Whatever happens to a
 worker, its row is written; whatever happens to the runner, the same command goes on where it stopped.
 """
 
@@ -16,14 +17,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from verifkit import registry
+from verifkit.bench.audit.attacks import DEFAULT, Attacker, attacks
 from verifkit.bench.rows.schema import Row
-from verifkit.bench.rows.store import RowStore, row_key
+from verifkit.bench.rows.store import RowStore, read_rows, row_key
 from verifkit.bench.running import environment
 from verifkit.bench.running.answers import Contender, Task
 from verifkit.bench.running.engine import Engine, LocalEngine
 from verifkit.bench.running.inspection import Asked
 from verifkit.bench.running.isolation import Method
-from verifkit.bench.suites.instance import Suite
+from verifkit.bench.suites.instance import Instance, Suite
 from verifkit.budget import Budget
 from verifkit.errors import MissingPackage, OptionError, SuiteError
 from verifkit.processes import memory_available
@@ -35,12 +37,16 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunSummary:
-    """rows: all that the suite asks for. written: run now. standing: there already. errors: written with an error."""
+    """rows: all that the suite asks for. written: run now. standing: there already. errors: written with an error.
+
+    attacks: the rows that the audit added, now or before; not counted among the others.
+    """
 
     rows: int
     written: int
     standing: int
     errors: int
+    attacks: int = 0
 
 
 def run(
@@ -54,6 +60,7 @@ def run(
     repeats: int | None = None,
     progress: Progress | None = None,
     method: Method | None = None,
+    audit: bool = True,
 ) -> RunSummary:
     """Writes the rows of `suite` that do not stand in `out` yet.
 
@@ -61,7 +68,7 @@ def run(
     its group says. limits: those that are set replace the suite's and the instances' own; memory is for each worker,
     by default an equal share of the machine's. jobs: workers at a time; default: the usable cores. seed, repeats: in
     place of the suite's. progress: called with (rows done, rows in all, row) after each row. method: how workers are
-    started; default: what is safe here.
+    started; default: what is safe here. audit: then attack what was certified (`verifkit.bench.audit.attacks`).
 
     Raises `SuiteError`, `UnknownVerifier`, `OptionError` or `MissingPackage` before anything runs, and `SuiteError`
     where `out` takes no more. After an interrupt no process is left, and the same call goes on.
@@ -76,10 +83,12 @@ def run(
     if not chosen:
         raise SuiteError(f"suite '{suite.name}' names no verifiers: add [[verifiers]] to it, or name them")
     contenders = [_contender(name, options) for name, options in chosen]
+    attacker = _default_attacker() if audit else None
     share = limits.memory_bytes or memory_available() // jobs
     with RowStore(out) as store:
         machine = environment.record(store.folder)
-        with LocalEngine([c.name for c in contenders], jobs, share, machine, method) as engine:
+        loaded = [c.name for c in (*contenders, attacker) if c is not None]
+        with LocalEngine(loaded, jobs, share, machine, method) as engine:
             asked = engine.inspect(suite.instances)
             tasks = [
                 _task(question, contender, limits, share, seed, repeat)
@@ -88,7 +97,43 @@ def run(
                 if verifiers is not None or contender.name in (question.instance.verifiers or (contender.name,))
                 for repeat in range(repeats)
             ]
-            return _run_tasks(engine, store, tasks, seed, progress)
+            claims = _Claims() if audit else None
+            summary = _run_tasks(engine, store, tasks, seed, progress, claims=claims)
+            if claims is None:
+                return summary
+            # Of the command's limits the one on memory holds; an attack has little time, and nodes and draws do not
+            # limit it.
+            limits = Budget(memory_bytes=limits.memory_bytes)
+            added = claims.attacks(contenders, attacker)
+            asked = engine.inspect(list(dict.fromkeys(instance for instance, _ in added)))
+            found = {question.instance: question for question in asked}
+            tasks = [_task(found[instance], contender, limits, share, seed, 0) for instance, contender in added]
+            wave = _run_tasks(engine, store, tasks, seed, progress, before=summary.rows)
+            return replace(summary, attacks=wave.rows, errors=summary.errors + wave.errors)
+
+
+class _Claims:
+    """The rows of a study that its audit has to look at, each with its question; what they hold besides is dropped."""
+
+    def __init__(self) -> None:
+        self._answered: list[tuple[Row, Instance]] = []
+
+    def add(self, row: Row, instance: Instance) -> None:
+        if instance.sample is not None:
+            kept = replace(row, witness=None, counts=None, undecided=None, output=None, statistics={})
+            self._answered.append((kept, instance))
+
+    def attacks(self, contenders: Sequence[Contender], default: Contender | None) -> list[tuple[Instance, Contender]]:
+        """The questions that the audit adds, each with the falsifier to put it to."""
+        known = {Attacker.of(c.name, c.options, c.kinds): c for c in (*contenders, default) if c is not None}
+        own = [attacker for attacker, contender in known.items() if contender is not default]
+        other = next((attacker for attacker, contender in known.items() if contender is default), None)
+        return [(instance, known[attacker]) for instance, attacker in attacks(self._answered, own, other)]
+
+
+def _default_attacker() -> Contender | None:
+    """None where it is not installed."""
+    return _contender(DEFAULT, {}) if DEFAULT in registry.names() else None
 
 
 def _contender(name: str, options: Mapping[str, Any]) -> Contender:
@@ -138,18 +183,32 @@ def _task(asked: Asked, contender: Contender, limits: Budget, share: int, seed: 
 
 
 def _run_tasks(
-    engine: Engine, store: RowStore, tasks: Sequence[Task], seed: int, progress: Progress | None
+    engine: Engine,
+    store: RowStore,
+    tasks: Sequence[Task],
+    seed: int,
+    progress: Progress | None,
+    *,
+    claims: _Claims | None = None,
+    before: int = 0,
 ) -> RunSummary:
+    """Runs what does not stand yet. claims: gets all rows of the tasks. before: rows that were done before these."""
     distinct = {task.key: task for task in tasks}
     standing = distinct.keys() & {row.key for row in store.rows}
     waiting = [task for key, task in distinct.items() if key not in standing]
     random.Random(seed).shuffle(waiting)
     _LOG.info("%d rows to run, %d stand already", len(waiting), len(standing))
-    done, errors = len(standing), 0
+    if claims is not None and standing:
+        for row in read_rows(store.folder):
+            if row.key in distinct:
+                claims.add(row, distinct[row.key].asked.instance)
+    done, errors = before + len(standing), 0
     for row in engine.rows(waiting):
         store.append(row)
         done += 1
         errors += row.reason == Reason.ERROR
+        if claims is not None:
+            claims.add(row, distinct[row.key].asked.instance)
         if progress is not None:
-            progress(done, len(distinct), row)
+            progress(done, before + len(distinct), row)
     return RunSummary(len(distinct), len(waiting), len(standing), errors)

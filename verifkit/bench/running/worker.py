@@ -105,13 +105,13 @@ def answer(job: Mapping[str, Any], started: float) -> dict[str, Any]:
     if isinstance(question, RadiusQuestion):
         fields = _ask_radius(verifier, question, model, budget, job["seed"])
     else:
-        result = verifier.verify(Query(model, question), budget=budget, seed=job["seed"])
-        fields = _verdict_fields(result)
+        query = Query(model, question)
+        fields = _verdict_fields(verifier.verify(query, budget=budget, seed=job["seed"]), len(query.cases()))
     done = time.perf_counter()
     return {**fields, "verifier_seconds": done - loaded, "load_seconds": loaded - started}
 
 
-def _verdict_fields(result: Result) -> dict[str, Any]:
+def _verdict_fields(result: Result, cases: int = 1) -> dict[str, Any]:
     evidence = result.evidence
     return {
         "verdict": str(result.verdict),
@@ -121,9 +121,17 @@ def _verdict_fields(result: Result) -> dict[str, Any]:
         "guarantee": None if result.guarantee is None else guarantee_to_json(result.guarantee),
         "witness": None if result.witness is None else witness_to_json(result.witness),
         "counts": counts_to_json(evidence) if isinstance(evidence, Counts) else None,
-        "margin": margin if isinstance(margin := result.statistics.get("margin"), float) else None,
+        "margin": _margin(result, cases),
         "statistics": dict(result.statistics),
     }
+
+
+def _margin(result: Result, cases: int) -> float | None:
+    """The least over all `cases` of the property; None where some were not bounded."""
+    names = ["margin"] if cases == 1 else [f"case {k}: margin" for k in range(cases)]
+    margins = [result.statistics.get(name) for name in names]
+    finite = [m for m in margins if isinstance(m, float) and math.isfinite(m)]
+    return min(finite) if finite and len(finite) == cases else None
 
 
 def _ask_radius(
