@@ -217,6 +217,8 @@ class Verifier(ABC):
     @final
     def _vetted(self, query: Query, outcome: Outcome) -> Outcome:
         """What is left of a claim after checking it."""
+        if not isinstance(outcome, Outcome) or not isinstance(outcome.verdict, Verdict):
+            return Outcome.unknown(Reason.ERROR, f"{self.name} answered with something that is no Outcome")
         kind = self.capabilities.kinds[query.norm]
         if outcome.verdict is Verdict.HOLDS:
             if kind is Kind.FALSIFIER or outcome.guarantee is None:

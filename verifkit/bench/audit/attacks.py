@@ -120,7 +120,7 @@ class _Ball:
     def asking(self, why: str, radius: str) -> Instance:
         base = min(self.instances, key=lambda i: i.id)
         place, norm = f"[{self.around.index}]", self.around.norm
-        at = f" l{norm} {float(radius)!r}"
+        at = f" l{norm} {radius if radius in self.held.values() else repr(float(radius))}"
         return replace(
             base,
             id=f"{_before(base.id, place)}{at} (attack {why})",

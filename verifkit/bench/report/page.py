@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from verifkit.bench.audit.contradictions import coverage, find, misses
+from verifkit.bench.audit.review import review
 from verifkit.bench.report.chart import HEIGHT, WIDTH, step_chart
 from verifkit.bench.report.scores import (
     REASONS,
@@ -77,16 +77,17 @@ def render_page(df: pd.DataFrame, tables: Mapping[str, pd.DataFrame], environmen
         number=number, seconds=seconds, percent=percent, norm=norm_name, plural=plural, radius=radius_text
     )
     rows = records(df)
-    found = find(df)
+    audit = review(df)
+    found = audit.findings
     context = {
         "title": ", ".join(sorted(set(df["suite"]) - {""})) or "run",
         "rows": rows,
         "overview": _overview(rows),
         "contradictions": found[:LISTED],
         "total_contradictions": len(found),
-        "violations": sum(c.is_violation for c in found),
-        "coverage": coverage(df),
-        "misses": misses(df),
+        "violations": len(audit.violations),
+        "coverage": audit.coverage,
+        "misses": audit.misses,
         "verdicts": _verdict_sections(records(tables["verdicts"])),
         "accuracy": _accuracy_sections(records(tables["certified_accuracy"]), rows)[:LISTED],
         "detailed": len(tables["certified_accuracy"]) <= DETAILED,

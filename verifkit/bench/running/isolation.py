@@ -17,9 +17,11 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ from typing import Any, Literal, Self
 
 from verifkit.bench.running.worker import JOB, OUTPUT, RESULT
 from verifkit.errors import RunnerError, SuiteError
-from verifkit.processes import can_fork
+from verifkit.processes import can_fork, end_marked
 
 Method = Literal["fork", "spawn"]
 
@@ -49,8 +51,12 @@ _ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",
     "PYTHONHASHSEED": "0",
 }
+_MARK = "VERIFKIT_RUN"
+"""By which the processes of a run are told from others, where the one that watches over them was killed."""
 _LINES = 30
 _LAST_BYTES = 8192
+_MOST_RESULT = 2**28
+"""Bytes of one answer: a counterexample of a large image takes a few million."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +86,22 @@ class Isolation:
         self._verifiers = list(verifiers)
         self._next = 0
         self._directory: Path | None = None
+        self._left: list[Path] = []
+        self._mark = uuid.uuid4().hex
 
     def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def _start(self) -> None:
         settings = {
             "path": sys.path,
             "parent": os.getpid(),
             "method": self.method,
             "verifiers": self._verifiers,
         }
-        environ = {**os.environ, **_ENVIRONMENT}
-        self._log = tempfile.TemporaryFile(prefix="verifkit-")
+        environ = {**os.environ, **_ENVIRONMENT, _MARK: self._mark}
+        self._log = tempfile.TemporaryFile(prefix="verifkit-")  # noqa: SIM115 (open as long as the server runs)
         self._server = subprocess.Popen(
             [sys.executable, "-c", _BOOT, json.dumps(settings)],
             stdin=subprocess.PIPE,
@@ -103,7 +115,21 @@ class Isolation:
         except BaseException:
             self._close()
             raise
-        return self
+
+    def restart(self) -> None:
+        """A new server in place of one that was killed; the jobs that ran are lost, folders stay where they are."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self._server.stdin.close()
+        self._server.wait()
+        self._server.stdout.close()
+        self._log.close()
+        end_marked(_MARK, self._mark)
+        if self._directory is not None:
+            self._left.append(self._directory)
+        self._start()
 
     @property
     def directory(self) -> Path:
@@ -138,10 +164,7 @@ class Isolation:
         """Waits for a job to end. Raises `RunnerError` if the server was killed."""
         told = self._receive()
         folder = self.directory / str(told["id"])
-        result = None
-        if (folder / RESULT).exists():
-            result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        reply = Reply(result=result, output=_last_lines(folder / OUTPUT), **told)
+        reply = Reply(result=_result(folder / RESULT), output=_last_lines(folder / OUTPUT), **told)
         shutil.rmtree(folder, ignore_errors=True)
         return reply
 
@@ -172,17 +195,42 @@ class Isolation:
             self._server.wait()
         self._server.stdout.close()
         self._log.close()
-        if self._directory is not None:  # the server has removed it, unless it was killed
-            shutil.rmtree(self._directory, ignore_errors=True)
+        if self._server.returncode:
+            end_marked(_MARK, self._mark)
+        for folder in (self._directory, *self._left):  # the server has removed its own, unless it was killed
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _result(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file that a worker may have written, or anything that runs in it: None where it is none.
+
+    JSON in the narrow sense, so that it can be written again: no infinities, and text that UTF-8 can hold.
+    """
+    data = _last_bytes(path, _MOST_RESULT + 1)
+    try:
+        found = None if data is None or len(data) > _MOST_RESULT else json.loads(data)
+        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _last_lines(path: Path) -> str | None:
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _LAST_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return None
+    text = (_last_bytes(path, _LAST_BYTES) or b"").decode("utf-8", errors="replace")
     lines = text.strip().splitlines()[-_LINES:]
     return "\n".join(lines) or None
+
+
+def _last_bytes(path: Path, most: int) -> bytes | None:
+    """The end of a regular file; None where there is none. No link in its place is followed, no pipe waited for."""
+    try:
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return None
+    with os.fdopen(number, "rb") as file:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            return None
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - most))
+        return file.read(most)

@@ -8,6 +8,7 @@ ever unpickled, and no verifier's code runs in an inspection.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from verifkit.evidence import Counts
 from verifkit.io.onnx import load_model
 from verifkit.model import Model
 from verifkit.query import Query, input_norm
-from verifkit.radius import Radius
+from verifkit.radius import Radius, RadiusEnd
 from verifkit.result import Reason, Result, Verdict, counts_to_json, guarantee_to_json, witness_to_json
 from verifkit.verifier import Verifier
 
@@ -46,6 +48,8 @@ JOB = "job.json"
 RESULT = "result.json"
 OUTPUT = "output"
 _MODEL = "model.pickle"
+_MOST_STATISTICS = 1000
+_LONGEST_TEXT = 10_000
 
 
 def run_job(folder: Path) -> None:
@@ -53,18 +57,29 @@ def run_job(folder: Path) -> None:
     started = time.perf_counter()
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     try:
-        result = inspect(job) if job["kind"] == "inspect" else answer(job, started)
+        result = _jsonable(inspect(job) if job["kind"] == "inspect" else answer(job, started))
     except VerifkitError as error:
-        result = {"error": str(error), "mistake": True}
+        result = {"error": _words(error), "mistake": True}
     except MemoryError:
         result = {"memout": True}
     except BaseException as error:  # noqa: BLE001 (a verifier may raise anything, SystemExit too: all become a row)
-        traceback.print_exc(file=sys.stderr)
-        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        result = {"error": f"the verifier failed with {what.splitlines()[0]}", "mistake": False}
+        with contextlib.suppress(OSError, ValueError):  # it may have closed the stream
+            traceback.print_exc(file=sys.stderr)
+        said = _words(error)
+        what = f"{type(error).__name__}: {said}" if said else type(error).__name__
+        result = {"error": f"the verifier failed with {what}", "mistake": False}
     beside = folder / f"{RESULT}.new"
-    beside.write_text(json.dumps(_jsonable(result), allow_nan=False), encoding="utf-8")
+    beside.write_text(json.dumps(result, allow_nan=False), encoding="utf-8")
     beside.replace(folder / RESULT)
+
+
+def _words(error: BaseException) -> str:
+    """The first line of what an exception says, if it can be made to say anything."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # noqa: BLE001 (whatever an exception of a verifier does when it is printed)
+        return "a message that cannot be printed"
+    return _text(lines[0]) if lines else ""
 
 
 def inspect(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +137,7 @@ def _verdict_fields(result: Result, cases: int = 1) -> dict[str, Any]:
         "witness": None if result.witness is None else witness_to_json(result.witness),
         "counts": counts_to_json(evidence) if isinstance(evidence, Counts) else None,
         "margin": _margin(result, cases),
-        "statistics": dict(result.statistics),
+        "statistics": dict(islice(result.statistics.items(), _MOST_STATISTICS)),
     }
 
 
@@ -141,8 +156,7 @@ def _ask_radius(
     kind = verifier.capabilities.kinds.get(question.norm)
     complete, proving = kind is Kind.COMPLETE, kind is not Kind.FALSIFIER
     radius = verifier.radius(question.family(model), budget=budget, seed=seed, attack=complete)
-    certified = None if radius.certified is None else radius.certified.value
-    falsified = None if radius.falsified is None else radius.falsified.value
+    certified, falsified = _end(radius.certified), _end(radius.falsified)
     verdict = Verdict.UNKNOWN
     if certified:
         verdict = Verdict.HOLDS
@@ -168,6 +182,16 @@ def _ask_radius(
     }
 
 
+def _end(end: RadiusEnd | None) -> float | None:
+    """The radius at one end of a bracket. Raises `ValueError` for what is none."""
+    if end is None:
+        return None
+    value = float(end.value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"a radius of {value}")
+    return value
+
+
 _NOTHING: Mapping[str, Any] = {"guarantee": None, "counts": None, "margin": None, "statistics": {}}
 
 
@@ -191,12 +215,20 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Mapping):
-        return {str(k): _jsonable(v) for k, v in value.items()}
+        return {_text(str(k)): _jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return _text(hex(value))  # in digits Python writes only the first few thousand
+    return value if value is None or isinstance(value, bool | int | float) else _text(str(value))
+
+
+def _text(text: str) -> str:
+    """Something that UTF-8 can hold, and a report can show."""
+    kept = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} ..."
+    return kept.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def main(folder: str) -> None:
