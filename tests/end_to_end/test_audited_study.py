@@ -158,3 +158,23 @@ def test_an_expected_verdict_that_is_another(plugin: str, tmp_path: Path, firmne
     assert "sat is firmly expected" in done.stdout if status else "sat is reported" in done.stdout
     (row,) = map(json.loads, (tmp_path / "out" / ROWS).read_text().splitlines())
     assert (row["verdict"], row["expected"], row["audit"]) == ("HOLDS", "sat", None)
+
+
+BOUNDING = ("interval", "crown", "fastlin", "dual", "zonotope", "lp", "alpha_crown")
+ZOO = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.mark.parametrize(("norm", "radii", "laws"), [("inf", "0, 0.02", 10), ("1", "0.2", 7), ("2", "0.1", 4)])
+def test_our_own_verifiers_break_no_law(tmp_path: Path, norm: str, radii: str, laws: int) -> None:
+    text = "timeout = 60\n"
+    for name in BOUNDING:
+        options = "options = { layer_iterations = 0 }" if name == "alpha_crown" else ""
+        text += f'[[verifiers]]\nname = "{name}"\n{options}\n'
+    for group, asked in (("robustness", f"radii = [{radii}]"), ("radius", "")):
+        text += f'[[{group}]]\nmodel = "{ZOO}/zoo/digits-2x50.onnx"\ninputs = "{ZOO}/suites/digits-samples.npz"\n'
+        text += f'norm = "{norm}"\nclip = [0.0, 1.0]\nindices = [0]\n{asked}\n'
+    (tmp_path / "laws.toml").write_text(text)
+    _, found = study(tmp_path / "laws.toml", tmp_path / "out")
+    assert not found.findings
+    assert len(found.laws) == laws
+    assert all(law.checked and not law.broken for law in found.laws)
