@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.unit.rows_builder import NETWORK, SMOOTHED, radius_row, row
-from verifkit.bench.audit.attacks import BEYOND, SECONDS, Attacker, attacks, decimal_text
+from verifkit.bench.audit.attacks import BEYOND, SECONDS, Attacker, Claims, decimal_text
 from verifkit.bench.rows.schema import Row
 from verifkit.bench.suites.instance import Instance, Sample
 from verifkit.budget import Budget
@@ -37,6 +38,15 @@ def about(values: dict[str, Any], instance: Instance | None = None) -> tuple[Row
 
 def verdict(verifier: str = "crown", said: str = "HOLDS", radius: float = 0.1, **changes: Any) -> dict[str, Any]:
     return row(verifier, said, radius=radius, index=0, label=0, **changes)
+
+
+def attacks(
+    answered: Iterable[tuple[Row, Instance]], own: tuple[Attacker, ...], default: Attacker | None
+) -> list[tuple[Instance, Attacker]]:
+    claims = Claims()
+    for answer, instance in answered:
+        claims.add(answer, instance)
+    return claims.attacks(own, default)
 
 
 def added(*answered: tuple[Row, Instance], own: tuple[Attacker, ...] = ()) -> list[tuple[str | None, str, str]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -54,28 +54,33 @@ def is_attacked(row: Row) -> bool:
     return row.verdict == "HOLDS" and claim.get("subject") == NETWORK and not claim.get("failure_probability")
 
 
-def attacks(
-    answered: Iterable[tuple[Row, Instance]], own: Sequence[Attacker], default: Attacker | None
-) -> list[tuple[Instance, Attacker]]:
-    """The questions to add, each with the attack to put it to; the same rows in any order give the same list.
+class Claims:
+    """What a study's own rows say, as far as its audit has to know it: little, however many rows there are."""
 
-    answered: a study's own rows, each with its question. own: the suite's falsifiers, which attack the norms that they
-    take. default: attacks the others. What the study asked of an attack already is not asked again.
-    """
-    balls: dict[tuple[str, Sample], _Ball] = {}
-    for row, instance in answered:
+    def __init__(self) -> None:
+        self._balls: dict[tuple[str, Sample], _Ball] = {}
+
+    def add(self, row: Row, instance: Instance) -> None:
+        """Takes note of one row and its question."""
         if instance.sample is not None and instance.audit is None:
             around = replace(instance.sample, radius=None)
-            ball = balls.setdefault((instance.model_path, around), _Ball(around))
+            ball = self._balls.setdefault((instance.model_path, around), _Ball(around, instance))
             ball.add(row, instance, instance.sample.radius)
-    found: list[tuple[Instance, Attacker]] = []
-    for _, ball in sorted(balls.items(), key=lambda item: repr(item[0])):
-        norm = ball.around.norm
-        chosen = [a for a in own if norm in a.norms] or [a for a in (default,) if a is not None and norm in a.norms]
-        for why, radius in ball.questions():
-            new = [a for a in chosen if (_text(a.name, a.options), float(radius)) not in ball.asked]
-            found += [(ball.asking(why, radius), a) for a in new]
-    return found
+
+    def attacks(self, own: Sequence[Attacker], default: Attacker | None) -> list[tuple[Instance, Attacker]]:
+        """The questions to add, each with the attack to put it to; the same rows in any order give the same list.
+
+        own: the suite's falsifiers, which attack the norms that they take. default: attacks the others. What the study
+        asked of an attack already is not asked again.
+        """
+        found: list[tuple[Instance, Attacker]] = []
+        for _, ball in sorted(self._balls.items(), key=lambda item: repr(item[0])):
+            norm = ball.around.norm
+            chosen = [a for a in own if norm in a.norms] or [a for a in (default,) if a is not None and norm in a.norms]
+            for why, radius in ball.questions():
+                new = [a for a in chosen if (_text(a.name, a.options), float(radius)) not in ball.asked]
+                found += [(ball.asking(why, radius), a) for a in new]
+        return found
 
 
 @dataclass
@@ -83,7 +88,7 @@ class _Ball:
     """What was answered about one sample in one norm and clip box."""
 
     around: Sample
-    instances: list[Instance] = field(default_factory=list)
+    first: Instance
     held: dict[float, str] = field(default_factory=dict)
     certified: float = 0.0
     exact: float = math.inf
@@ -91,8 +96,8 @@ class _Ball:
     seconds: float = 0.0
 
     def add(self, row: Row, instance: Instance, radius: str | None) -> None:
-        self.instances.append(instance)
-        if radius is not None:
+        self.first = min(self.first, instance, key=lambda i: i.id)
+        if radius is not None and row.kind == Kind.FALSIFIER:
             self.asked.add((_text(row.verifier, row.options), float(radius)))
         if not is_attacked(row):
             return
@@ -118,7 +123,7 @@ class _Ball:
         return found
 
     def asking(self, why: str, radius: str) -> Instance:
-        base = min(self.instances, key=lambda i: i.id)
+        base = self.first
         place, norm = f"[{self.around.index}]", self.around.norm
         at = f" l{norm} {radius if radius in self.held.values() else repr(float(radius))}"
         return replace(

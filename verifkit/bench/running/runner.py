@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from verifkit import registry
-from verifkit.bench.audit.attacks import DEFAULT, Attacker, attacks
+from verifkit.bench.audit.attacks import DEFAULT, Attacker, Claims
 from verifkit.bench.rows.schema import Row
 from verifkit.bench.rows.store import RowStore, read_rows, row_key
 from verifkit.bench.running import environment
@@ -97,14 +97,14 @@ def run(
                 if verifiers is not None or contender.name in (question.instance.verifiers or (contender.name,))
                 for repeat in range(repeats)
             ]
-            claims = _Claims() if audit else None
+            claims = Claims() if audit else None
             summary = _run_tasks(engine, store, tasks, seed, progress, claims=claims)
             if claims is None:
                 return summary
             # Of the command's limits the one on memory holds; an attack has little time, and nodes and draws do not
             # limit it.
             limits = Budget(memory_bytes=limits.memory_bytes)
-            added = claims.attacks(contenders, attacker)
+            added = _attacks(claims, contenders, attacker)
             asked = engine.inspect(list(dict.fromkeys(instance for instance, _ in added)))
             found = {question.instance: question for question in asked}
             tasks = [_task(found[instance], contender, limits, share, seed, 0) for instance, contender in added]
@@ -112,23 +112,14 @@ def run(
             return replace(summary, attacks=wave.rows, errors=summary.errors + wave.errors)
 
 
-class _Claims:
-    """The rows of a study that its audit has to look at, each with its question; what they hold besides is dropped."""
-
-    def __init__(self) -> None:
-        self._answered: list[tuple[Row, Instance]] = []
-
-    def add(self, row: Row, instance: Instance) -> None:
-        if instance.sample is not None:
-            kept = replace(row, witness=None, counts=None, undecided=None, output=None, statistics={})
-            self._answered.append((kept, instance))
-
-    def attacks(self, contenders: Sequence[Contender], default: Contender | None) -> list[tuple[Instance, Contender]]:
-        """The questions that the audit adds, each with the falsifier to put it to."""
-        known = {Attacker.of(c.name, c.options, c.kinds): c for c in (*contenders, default) if c is not None}
-        own = [attacker for attacker, contender in known.items() if contender is not default]
-        other = next((attacker for attacker, contender in known.items() if contender is default), None)
-        return [(instance, known[attacker]) for instance, attacker in attacks(self._answered, own, other)]
+def _attacks(
+    claims: Claims, contenders: Sequence[Contender], default: Contender | None
+) -> list[tuple[Instance, Contender]]:
+    """The questions that the audit adds, each with the falsifier to put it to."""
+    known = {Attacker.of(c.name, c.options, c.kinds): c for c in (*contenders, default) if c is not None}
+    own = [attacker for attacker, contender in known.items() if contender is not default]
+    other = next((attacker for attacker, contender in known.items() if contender is default), None)
+    return [(instance, known[attacker]) for instance, attacker in claims.attacks(own, other)]
 
 
 def _default_attacker() -> Contender | None:
@@ -189,7 +180,7 @@ def _run_tasks(
     seed: int,
     progress: Progress | None,
     *,
-    claims: _Claims | None = None,
+    claims: Claims | None = None,
     before: int = 0,
 ) -> RunSummary:
     """Runs what does not stand yet. claims: gets all rows of the tasks. before: rows that were done before these."""
