@@ -29,6 +29,11 @@ class Budget:
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise OptionError(f"the budget's {name} must be a positive number, not {value}")
 
+    def over(self, base: Budget) -> Budget:
+        """Each limit that is set here, and in place of the others those of `base`."""
+        own = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(base, **own)
+
 
 class BudgetExhausted(Exception):
     """Raised by `Clock.check` inside a verifier and caught by `Verifier.verify`, whose result keeps the text: how far a

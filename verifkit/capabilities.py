@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from verifkit.errors import MissingPackage
 from verifkit.functions import ScalarFunction
 from verifkit.input_sets import Norm
 from verifkit.model import Model
@@ -84,6 +85,14 @@ class Capabilities:
     def missing_modules(self) -> list[str]:
         """The optional packages that are not installed; nothing is imported to find out."""
         return [name for name in self.modules if not _installed(name)]
+
+    def require_modules(self, verifier: str) -> None:
+        """Raises `MissingPackage` where an optional package that `verifier` needs is not installed."""
+        for module in self.missing_modules():
+            raise MissingPackage(
+                f"verifier '{verifier}' needs the package '{module}': "
+                f"run `pip install 'verifkit[{self.modules[module]}]'`"
+            )
 
     def refusal(self, query: Query) -> str | None:
         """Why this query cannot be taken, naming the node that stops it; None if it can. Does no work."""

@@ -6,6 +6,9 @@ here is for the person at the keyboard, and `str(error)` is the whole message.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class VerifkitError(Exception):
     """Base of everything verifkit raises on purpose; its text says what is wrong and what to do."""
@@ -47,6 +50,16 @@ class MissingPackage(VerifkitError):
 
 class SuiteError(VerifkitError):
     """A suite file or benchmark folder that cannot be used, or an output folder that cannot be written."""
+
+
+class EvidenceError(VerifkitError):
+    """An evidence file that cannot be read, or evidence that no file can hold."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ "did you mean 'x'? " where one of the known words is close, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean '{close[0]}'? " if close else ""
 
 
 class VnnlibError(PropertyError):

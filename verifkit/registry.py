@@ -6,14 +6,13 @@ The core imports no verifier: ours register exactly as a third party's would, an
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib.metadata
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from verifkit.capabilities import Capabilities, Kind
-from verifkit.errors import OptionError, UnknownVerifier, VerifkitError
+from verifkit.errors import OptionError, UnknownVerifier, VerifkitError, did_you_mean
 from verifkit.query import Query
 
 if TYPE_CHECKING:
@@ -37,8 +36,7 @@ def verifier_class(name: str) -> type[Verifier]:
     """The class registered as `name`; raises `UnknownVerifier`, or `VerifkitError` where it cannot be loaded."""
     entry = _entry_points().get(name)
     if entry is None:
-        close = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
+        hint = did_you_mean(name, names())
         raise UnknownVerifier(f"no verifier is called '{name}'; {hint}installed: {', '.join(names()) or 'none'}")
     try:
         loaded = entry.load()
@@ -57,6 +55,17 @@ def verifier_class(name: str) -> type[Verifier]:
     return cast("type[Verifier]", loaded)
 
 
+def version(name: str) -> str | None:
+    """Name and version of the distribution that brings a verifier, "unknown" where it has none; imports nothing.
+
+    None where no verifier is called so.
+    """
+    entry = _entry_points().get(name)
+    if entry is None:
+        return None
+    return "unknown" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+
+
 def create(name: str, options: Mapping[str, Any] | None = None) -> Verifier:
     """The verifier `name` with `options` set on its fields; raises `UnknownVerifier` or `OptionError`.
 
@@ -67,7 +76,10 @@ def create(name: str, options: Mapping[str, Any] | None = None) -> Verifier:
     values: dict[str, Any] = {}
     for key, value in (options or {}).items():
         if key not in fields:
-            raise OptionError(f"verifier '{name}' has no option '{key}'; it has: {', '.join(sorted(fields)) or 'none'}")
+            hint = did_you_mean(key, fields)
+            raise OptionError(
+                f"verifier '{name}' has no option '{key}'; {hint}it has: {', '.join(sorted(fields)) or 'none'}"
+            )
         default = getattr(cls(), key)
         values[key] = _read(name, key, value, default)
     return cls(**values)

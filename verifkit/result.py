@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
@@ -235,6 +235,12 @@ def witness_to_json(witness: Witness) -> dict[str, Any]:
         "within_tolerance": witness.within_tolerance,
         "replays": [{"arithmetic": r.arithmetic, "y": list(r.output), "unsafe": r.unsafe} for r in witness.replays],
     }
+
+
+def counterexample_text(x: Iterable[float], y: Iterable[float]) -> str:
+    """A counterexample in the competition's form: ((X_0 v) ... (Y_0 v) ...), flat, in C order."""
+    values = [f"({letter}_{i} {float(v)!r})" for letter, vector in (("X", x), ("Y", y)) for i, v in enumerate(vector)]
+    return f"({' '.join(values)})"
 
 
 def counts_to_json(counts: Counts) -> dict[str, Any]:

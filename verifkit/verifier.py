@@ -14,7 +14,7 @@ import numpy as np
 from verifkit.budget import Budget, BudgetExhausted, Clock
 from verifkit.capabilities import Capabilities, Kind
 from verifkit.confirm import confirm
-from verifkit.errors import MissingPackage, OptionError
+from verifkit.errors import OptionError
 from verifkit.evidence import Cases
 from verifkit.input_sets import rational
 from verifkit.layer_bounds import hull
@@ -55,7 +55,7 @@ class Verifier(ABC):
         """Answers `query`; raises `MissingPackage` where an optional package is not installed, and nothing else for
         running out of time or for a question it cannot take: those are reasons of an UNKNOWN.
         """
-        self._require_modules()
+        self.capabilities.require_modules(self.name)
         clock = Clock(budget)
         refusal = self.capabilities.refusal(query)
         if refusal is not None:
@@ -86,7 +86,7 @@ class Verifier(ABC):
 
         budget: for all of them together. The seconds of a result are an equal share of the pass it was answered in.
         """
-        self._require_modules()
+        self.capabilities.require_modules(self.name)
         clock = Clock(budget)
         alone: list[int] = []
         groups: dict[int, list[int]] = {}
@@ -130,7 +130,7 @@ class Verifier(ABC):
         """
         if not 0 < tolerance < 1:
             raise OptionError(f"the radius's tolerance must lie strictly between 0 and 1, not {tolerance}")
-        self._require_modules()
+        self.capabilities.require_modules(self.name)
         clock = Clock(budget)
         if self.capabilities.refusal(family.at(0)) is not None:
             refused = self.verify(family.at(0), seed=seed)
@@ -168,14 +168,6 @@ class Verifier(ABC):
     def options(self) -> dict[str, Any]:
         """Option names and values, for records; options are set through the constructor."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-
-    @final
-    def _require_modules(self) -> None:
-        for module in self.capabilities.missing_modules():
-            extra = self.capabilities.modules[module]
-            raise MissingPackage(
-                f"verifier '{self.name}' needs the package '{module}': run `pip install 'verifkit[{extra}]'`"
-            )
 
     @final
     def _rng(self, query: Query, seed: int) -> np.random.Generator:

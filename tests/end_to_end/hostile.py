@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -96,6 +97,16 @@ class Hostile(Verifier):
 
     def _quit(self, query: Query) -> None:
         os._exit(0)
+
+    def _server(self, query: Query) -> None:
+        """Kills the process that started it."""
+        os.kill(os.getppid(), signal.SIGKILL)
+        self._hang(query)
+
+    def _worker(self, query: Query) -> None:
+        """Kills the process that started the one that started it: on a cluster the Dask worker, else the runner."""
+        psutil.Process(psutil.Process().ppid()).parent().kill()
+        self._hang(query)
 
     def _error(self, query: Query) -> None:
         raise RuntimeError("the solver is out of sorts")

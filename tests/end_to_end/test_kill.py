@@ -27,8 +27,8 @@ from verifkit.bench.running.runner import run
 from verifkit.bench.suites.suite import load_suite
 from verifkit.budget import Budget
 settings = json.loads(sys.argv[1])
-suite, limits = load_suite(settings["folder"]), Budget(seconds=3)
-run(suite, out=settings["out"], verifiers=settings["verifiers"], jobs=2, limits=limits)
+suite, three = load_suite(settings["folder"]), Budget(seconds=3)
+run(suite, out=settings["out"], verifiers=settings["verifiers"], jobs=2, limits=three)
 """
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 
@@ -157,3 +157,35 @@ def test_a_second_runner_is_refused(command: Command, tmp_path: Path) -> None:
     process.kill()
     process.communicate()
     assert not wait_until_gone(command.mark, 2.0)
+
+
+def test_an_interrupt_from_the_keyboard(command: Command, tmp_path: Path) -> None:
+    """The command says so, with its own status; rows and evidence are whole, and the same command goes on."""
+    environ = {**os.environ, MARK: command.mark, "PYTHONPATH": os.pathsep.join(command.path)}
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from verifkit.cli import main; main()"
+    )
+    folder, out = command.settings["folder"], command.settings["out"]
+    arguments = ["bench", folder, "--verifiers", "hostile,crown", "--out", out, "--evidence", "--jobs", "2"]
+    start = [sys.executable, "-c", code, *arguments]
+    process = subprocess.Popen(start, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(command.whole_lines()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, words = process.communicate(timeout=20)
+    assert process.returncode == 130, words
+    assert words.splitlines()[-1] == "verifkit: interrupted; what was written stands"
+    assert not wait_until_gone(command.mark, 2.0)
+    stood = command.whole_lines()
+    assert 3 <= len(stood) < 16
+    assert not list(command.out.rglob("*.new"))
+    assert not (command.out / "rows.parquet").exists()
+    done = subprocess.run(start, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = command.whole_lines()
+    assert lines[: len(stood)] == stood
+    rows = read_rows(command.out)
+    assert len({row.key for row in rows}) == len(rows) == 16
+    assert {row.evidence is not None for row in rows if row.verifier == "crown"} == {True}
+    assert (command.out / "rows.parquet").exists()

@@ -38,7 +38,14 @@ def row_of(result: dict[str, Any], radius: str | None = "0.1") -> Row:
     )
     asked = Asked(instance=instance, model_hash="m", property_hash="p", norm="inf")
     task = Task("key", asked, Contender("v", {}, "1", {"inf": "complete"}), Budget(), 0, 0)
-    ended = {"ended": "exit", "status": 0, "wall_seconds": 1.0, "cpu_seconds": 1.0, "peak_memory_bytes": 1}
+    ended = {
+        "ended": "exit",
+        "status": 0,
+        "wall_seconds": 1.0,
+        "cpu_seconds": 1.0,
+        "peak_memory_bytes": 1,
+        "evidence": False,
+    }
     return answered_row(task, Reply(id=0, result=result, output="last words", **ended), "now", "here")
 
 

@@ -25,6 +25,15 @@ def test_thresholds_are_exact() -> None:
             assert phi_bits(x, size) == int(exact)
 
 
+@pytest.mark.parametrize("s", [Fraction(1, 10**9), Fraction(1, 10**40)])
+def test_noise_far_below_a_step_rounds_to_nothing(s: Fraction) -> None:
+    """Thresholds that far out have no series that ends in time: all of their bits are known without it."""
+    table = rounded_gaussian_table(s)
+    assert table.thresholds[[0, -1]].tolist() == [0, 2**64 - 1]
+    assert not table.draw(np.random.default_rng(0), (1000,)).any()
+    assert int(table._longer(np.random.default_rng(1), np.array([0], dtype=np.uint64))[0]) == 0
+
+
 @pytest.mark.parametrize("s", SCALES)
 def test_draws_have_the_rounded_law(s: Fraction) -> None:
     drawn = rounded_gaussian_table(s).draw(np.random.default_rng(1), (400, 500)).ravel()

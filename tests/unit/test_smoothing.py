@@ -264,6 +264,7 @@ def test_runner_up_bounds_help_where_no_class_has_half() -> None:
         ({"noise": "pink"}, "noise is one of"),
         ({"mode": "sometimes"}, "'fixed' or 'anytime'"),
         ({"grid": True, "noise": "laplace"}, "grid mode is for Gaussian noise"),
+        ({"grid": True, "sigma": 300.0}, "grid mode takes sigma up to 10"),
         ({"keep": -1}, "keep >= 0"),
         ({"batch": 0}, "batch >= 1"),
         ({"n0": 5, "n": 10, "runner_up": True}, "least n that can is 11"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from verifkit.bench.suites.instance import Instance, Suite
+from verifkit.bench.suites.instance import Choice, Instance, Suite
 from verifkit.bench.suites.suite import load_suite
 from verifkit.errors import SuiteError
 
@@ -95,8 +95,8 @@ def test_every_kind_of_group(files: Path, folder: Path) -> None:
         name = "all kinds"
         timeout = 20
         [[verifiers]]
-        name = "milp"
-        options = { gap = 0.5, names = ["a", "b"] }
+        name = "auto"
+        options = { stages = ["pgd", "crown"] }
         [[verifiers]]
         name = "crown"
         [[vnnlib]]
@@ -123,7 +123,7 @@ def test_every_kind_of_group(files: Path, folder: Path) -> None:
         """,
     )
     assert suite.name == "all kinds"
-    assert suite.verifiers == (("milp", {"gap": 0.5, "names": ["a", "b"]}), ("crown", {}))
+    assert suite.verifiers == (Choice("auto", {"stages": ["pgd", "crown"]}, "auto"), Choice("crown", {}, "crown"))
     assert [i.id for i in suite.instances] == [
         "net/p",
         "net/p#2",
@@ -168,7 +168,7 @@ VNNLIB = '[[vnnlib]]\nmodel = "net.onnx"\nproperty = "p.vnnlib"\n'
         ("[[vnnlib]]\nmodel = 'net.onnx'\n", "[[vnnlib]] number 1, key 'property': missing"),
         (VNNLIB + "[[vnnlib]]\nmodel = 'no.onnx'\nproperty = 'p.vnnlib'\n", "[[vnnlib]] number 2, key 'model'"),
         (VNNLIB + "expected = 'HOLDS'\n", "key 'expected'"),
-        (VNNLIB + "verifiers = ['crwn']\n", "'crwn' is not among this suite's"),
+        (VNNLIB + "verifiers = ['crwn']\n", "'crwn' is not among this study's"),
         (ROBUST + "norm = 3\n", "key 'norm': takes one of 0, 1, 2, inf, not 3"),
         (ROBUST + "norm = '0'\n", "key 'clip': missing"),
         (ROBUST + "clip = [1, 0]\n", "key 'clip'"),

@@ -206,13 +206,13 @@ def test_samples_are_the_first_test_image_of_each_class(monkeypatch: pytest.Monk
 def test_the_quick_suite_is_valid() -> None:
     suite = load_suite(SUITES / "quick.toml")
     assert suite.name == "quick"
-    assert [name for name, _ in suite.verifiers] == [
+    assert [choice.name for choice in suite.verifiers] == [
         "interval", "crown", "zonotope", "alpha_crown", "lp", "milp", "bab", "smoothing", "pixeldp", "pgd",
     ]  # fmt: skip
-    assert all(instance.timeout is not None and instance.timeout <= 10 for instance in suite.instances)
+    assert all((instance.limits.seconds or 11) <= 10 for instance in suite.instances)
     assert Counter(instance.expected for instance in suite.instances) == {None: 90, "unsat": 3, "sat": 1}
-    for name, options in suite.verifiers:
-        create(name, options)
+    for choice in suite.verifiers:
+        create(choice.name, choice.options)
 
 
 def test_property_files_are_those_of_their_script(monkeypatch: pytest.MonkeyPatch) -> None:

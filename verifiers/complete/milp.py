@@ -130,6 +130,9 @@ class Milp(Verifier):
                 why = "within the solver's tolerance of zero" if close else "and the solver's point did not replay"
                 unconfirmed = f"the least violation found is {solved.incumbent:.3g}, {why}"
             elif not solved.bound >= cleared:
+                if clock.budget.nodes is not None and clock.remaining > 0:
+                    few = f"best bound {proved.min():.6g} after {program.nodes} nodes"
+                    return Outcome.unknown(Reason.INCOMPLETE, few, statistics=program.statistics())
                 if clock.remaining > 0:
                     unconfirmed = f"the solver ended without an answer at the bound {solved.bound:.6g}"
                     continue

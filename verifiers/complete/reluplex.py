@@ -101,7 +101,8 @@ class Reluplex(Verifier):
             except BudgetExhausted:
                 share = f"{100 * settings.closed / len(known.order):.3g} % of the case tree is refuted"
                 detail = share if known.bounds is None else f"{share}; margin >= {known.margin:.6g}"
-                return Outcome.unknown(Reason.TIMEOUT, detail, statistics=_statistics(known, settings))
+                spent = Reason.INCOMPLETE if clock.remaining > 0 else Reason.TIMEOUT  # the splits, or the time
+                return Outcome.unknown(spent, detail, statistics=_statistics(known, settings))
             except (Unsettled, Stalled) as gap:
                 return Outcome.unknown(Reason.UNCONFIRMED, str(gap), statistics=_statistics(known, settings))
             except OverflowError:

@@ -96,6 +96,13 @@ class PixelDp(Verifier):
         region, label = query.prop.input_set, robust_label(query)
         assert isinstance(region, LpBall)
         assert label is not None
+        samples = clock.budget.samples
+        if samples is not None and samples < self.n0 + self.n:
+            try:
+                within = replace(self, n=max(1, samples - self.n0))
+            except OptionError as few:
+                return Outcome.unknown(Reason.INCOMPLETE, f"pixeldp: a budget of {samples} draws: {few}")
+            return within._decide(query, clock, rng)
         refusal = self._refusal(query, region)
         if refusal is not None:
             return refusal

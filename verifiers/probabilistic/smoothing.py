@@ -41,6 +41,9 @@ AUTO: dict[Norm, Family] = {"2": "gaussian", "1": "uniform", "0": "ablation"}
 EVERYTHING = (-(2**100), 2**100)
 """A clip box of no effect: what an l0 ball needs one for is to be bounded."""
 
+GRID_SIGMA = 10.0
+"""The largest sigma of grid mode: its table, with an entry for each of some 19 * 255 sigma steps, takes 3 s then."""
+
 
 class WrongNorm(PropertyError):
     """A question in a norm that the chosen noise certifies nothing in."""
@@ -93,6 +96,11 @@ class Smoothing(Verifier):
             raise OptionError(f"smoothing needs keep >= 0 and batch >= 1, not {self.keep} and {self.batch}")
         if self.grid and self.noise not in ("auto", "gaussian"):
             raise OptionError(f"smoothing's grid mode is for Gaussian noise, not for {self.noise} noise")
+        if self.grid and self.sigma > GRID_SIGMA:
+            raise OptionError(
+                f"smoothing's grid mode takes sigma up to {GRID_SIGMA:g}, not {self.sigma}: its inputs are multiples "
+                f"of 1/255, and its tables grow with sigma"
+            )
         self._plan  # noqa: B018 (refuses what can never certify)
 
     def certify(
@@ -146,6 +154,14 @@ class Smoothing(Verifier):
     def _plan(self) -> Plan:
         return Plan(self.n, self.alpha, self.mode, self.runner_up)
 
+    def _plan_within(self, budget: Budget) -> Plan:
+        """The plan with the draws that the budget has left beside those that choose the class.
+
+        Raises `OptionError` where they are too few to certify anything.
+        """
+        n = self.n if budget.samples is None else min(self.n, max(1, budget.samples - self.n0))
+        return replace(self._plan, n=n)
+
     def _question(self, model: Model, x: Any) -> Query:
         """A query about the input alone, which fixes the draws."""
         require_classes(model)
@@ -184,7 +200,7 @@ class Smoothing(Verifier):
     ) -> SampleCounts:
         """CERTIFY; `radii`: where mode "anytime" may stop."""
         sampler, error, backend = self._sampler(query, rng)
-        noise, plan = sampler.noise, self._plan
+        noise, plan = sampler.noise, self._plan_within(clock.budget)
         target = Target(radii, error) if radii else None
         selection, estimation = certify(sampler, plan, self.n0, target, self.batch, clock)
         chosen = int(np.argmax(selection))
@@ -199,7 +215,7 @@ class Smoothing(Verifier):
             rivals=rivals,
             radius=radius_of(noise, lower, rivals, error),
             model_digest=query.model.digest,
-            n=self.n,
+            n=plan.n,
             norm=noise.norm,
             noise=noise.name,
             parameters=tuple(noise.parameters().items()),
@@ -213,6 +229,10 @@ class Smoothing(Verifier):
     def _answer(self, query: Query, radius: Fraction | None, clock: Clock, rng: np.random.Generator) -> Outcome:
         label = robust_label(query)
         assert label is not None
+        try:
+            self._plan_within(clock.budget)
+        except OptionError as few:
+            return Outcome.unknown(Reason.INCOMPLETE, f"smoothing: a budget of {clock.budget.samples} draws: {few}")
         try:
             counts = self._certify(query, () if radius is None else (radius,), clock, rng)
         except (WrongNorm, OffGrid, LostNoise) as refused:

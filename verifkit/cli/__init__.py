@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from verifkit.cli.asking import bounds, radius, supports, verify
+from verifkit.cli.comparing import compare, export, merge
 from verifkit.cli.output import DEFINITE, FAILED, FAILURE, MISTAKE, say
 from verifkit.cli.smoothing_runs import audit, certify
 from verifkit.cli.studying import bench, cite, list_, report
@@ -27,10 +28,12 @@ _LOG = logging.getLogger(__name__)
 @click.option("--debug", is_flag=True, help="Show progress on stderr, and the traceback of an internal failure.")
 def cli(debug: bool) -> None:
     """Does this network keep this property on this set of inputs, and how far does the guarantee reach?"""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO if debug else logging.WARNING, format="%(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.INFO if debug else logging.WARNING)  # whatever level a library gives its own loggers
+    logging.basicConfig(handlers=[handler], level=handler.level, format="%(message)s")
 
 
-for _command in (verify, bounds, radius, supports, certify, audit, bench, report, list_, cite):
+for _command in (verify, bounds, radius, supports, certify, audit, bench, report, export, merge, compare, list_, cite):
     cli.add_command(_command)
 
 

@@ -16,7 +16,7 @@ from verifkit.io.vnnlib import load_property
 from verifkit.query import Query
 from verifkit.radius import format_radius
 from verifkit.registry import create, names, verifier_class
-from verifkit.result import Result
+from verifkit.result import Result, counterexample_text
 from verifkit.verifier import Verifier
 
 
@@ -89,11 +89,10 @@ def answer_text(result: Result) -> str:
 
 
 def _witness_lines(witness: Witness) -> list[str]:
-    inputs = " ".join(f"(X_{i} {float(v)!r})" for i, v in enumerate(witness.x))
-    outputs = " ".join(f"(Y_{j} {v!r})" for j, v in enumerate(witness.output))
+    counterexample = counterexample_text(map(float, witness.x), witness.output)
     where = "inside the box as written" if witness.in_written_set else "inside the box widened to floats"
     agree = ", ".join(f"{r.arithmetic} {'unsafe' if r.unsafe else 'safe'}" for r in witness.replays)
-    return [f"witness: confirmed by {witness.confirmed_by}, {where} (replays: {agree})", f"({inputs} {outputs})"]
+    return [f"witness: confirmed by {witness.confirmed_by}, {where} (replays: {agree})", counterexample]
 
 
 def listing(terminal_width: int | None) -> str:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from verifkit.cli.output import VIOLATION, as_bytes, print_out, say, terminal_width
+
+if TYPE_CHECKING:
+    from verifkit.bench.suites.instance import Suite
+    from verifkit.budget import Budget
 
 _NO_OPTIONS: dict[str, str] = {}
 
@@ -24,7 +28,10 @@ _NO_OPTIONS: dict[str, str] = {}
 @click.option("--jobs", type=int, metavar="N", help="Workers at a time. [default: the number of CPUs]")
 @click.option("--out", type=click.Path(), metavar="DIR", help="Result folder. [default: results/SUITE]")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="In place of the suite's.  [default: 0]")
-@click.option("--repeats", type=int, metavar="N", help="In place of the suite's.  [default: 1]")
+@click.option("--repeats", type=click.IntRange(min=1), metavar="N", help="In place of the suite's.  [default: 1]")
+@click.option("--check", is_flag=True, help="Read everything, say what would be asked, and run nothing.")
+@click.option("--evidence", is_flag=True, help="Keep the evidence of definite answers in DIR/evidence; can be large.")
+@click.option("--cluster", metavar="WHERE", help="Dask workers answer: a scheduler's address or file, or slurm.")
 @click.option("--no-audit", is_flag=True, help="No attacks of the study's own inside what was certified.")
 def bench(
     suite: str,
@@ -37,6 +44,9 @@ def bench(
     out: str | None,
     seed: int | None,
     repeats: int | None,
+    check: bool,
+    evidence: bool,
+    cluster: str | None,
     no_audit: bool,
 ) -> None:
     """Put every instance of SUITE (a .toml file or a VNN-COMP folder) to every verifier.
@@ -47,20 +57,26 @@ def bench(
     from verifkit.bench.suites.suite import load_suite
     from verifkit.budget import Budget
 
-    loaded = load_suite(suite)
-    folder = Path(out) if out else Path("results") / loaded.name
+    loaded = load_suite(suite, own_verifiers=verifiers is None)
+    limits = Budget(seconds=timeout, memory_bytes=as_bytes(memory), nodes=nodes, samples=samples)
     chosen = (
         None if verifiers is None else [(name.strip(), _NO_OPTIONS) for name in verifiers.split(",") if name.strip()]
     )
+    if check:
+        _print_overview(loaded if chosen is None else loaded.put_to(chosen), limits, jobs, seed, repeats)
+        return
+    folder = Path(out) if out else Path("results") / loaded.name
     summary = run(
         loaded,
         out=folder,
         verifiers=chosen,
-        limits=Budget(seconds=timeout, memory_bytes=as_bytes(memory), nodes=nodes, samples=samples),
+        limits=limits,
         jobs=jobs,
         seed=seed,
         repeats=repeats,
         progress=_progress(),
+        evidence=evidence,
+        cluster=cluster,
         audit=not no_audit,
     )
     attacks = f"; the audit added {summary.attacks} attacks" if summary.attacks else ""
@@ -71,9 +87,21 @@ def bench(
 
 @click.command()
 @click.argument("folder", type=click.Path(), metavar="DIR")
-def report(folder: str) -> None:
-    """Write DIR/report.html from DIR/rows.jsonl and print the table. Exit status 3 where answers contradict."""
-    _summarise(Path(folder))
+@click.option("--format", "form", type=click.Choice(["html", "latex", "markdown"]), default="html", show_default=True)
+def report(folder: str, form: str) -> None:
+    """Write DIR/report.html from DIR/rows.jsonl and print the table. Exit status 3 where answers contradict.
+
+    As latex or markdown: print the tables that a paper needs, and write nothing.
+    """
+    if form == "html":
+        _summarise(Path(folder))
+        return
+    from verifkit.bench.report.paper import render
+    from verifkit.bench.rows.frame import load_rows
+
+    rows = load_rows(Path(folder))
+    print_out(render(rows, form))
+    _exit_on_violation(rows, "the tables say so first")
 
 
 @click.command("list")
@@ -93,8 +121,21 @@ def cite(name: str) -> None:
     print_out(verifier_class(name).capabilities.paper.bibtex())
 
 
+def _print_overview(suite: Suite, limits: Budget, jobs: int | None, seed: int | None, repeats: int | None) -> None:
+    from verifkit.bench.running.environment import usable_cores
+    from verifkit.bench.suites.overview import overview
+
+    text = overview(
+        suite,
+        limits=limits,
+        jobs=jobs or usable_cores(),
+        seed=suite.seed if seed is None else seed,
+        repeats=repeats or suite.repeats,
+    )
+    print_out(text)
+
+
 def _summarise(folder: Path) -> None:
-    from verifkit.bench.audit.review import review
     from verifkit.bench.report.page import write_report
     from verifkit.bench.report.terminal import render
     from verifkit.bench.rows.frame import load_rows
@@ -103,8 +144,14 @@ def _summarise(folder: Path) -> None:
     page = write_report(folder)
     print_out(render(rows, console_is_terminal=sys.stdout.isatty()))
     print_out(f"report: {page}")
+    _exit_on_violation(rows, "the report opens with them")
+
+
+def _exit_on_violation(rows: Any, where: str) -> None:
+    from verifkit.bench.audit.review import review
+
     if review(rows).violations:
-        say("soundness violation: answers of this run contradict each other; the report opens with them")
+        say(f"soundness violation: answers of this run contradict each other; {where}")
         sys.exit(VIOLATION)
 
 

@@ -116,6 +116,8 @@ class GurobiProgram(MixedProgram):
             self._columns.setAttr("Start", start)
         if math.isfinite(clock.remaining):
             model.Params.TimeLimit = clock.remaining
+        if clock.budget.nodes is not None:
+            model.Params.NodeLimit = max(0, clock.budget.nodes - self.nodes)
         proved = -math.inf
 
         def interrupt(model: Any, where: int) -> None:
@@ -139,9 +141,8 @@ class GurobiProgram(MixedProgram):
         """The answer of the run that has just ended; proved: the best bound that it showed on its way."""
         model, codes = self._model, self._gurobi.GRB
         self.nodes += int(model.NodeCount)
-        bound = (
-            float(model.ObjBound) if model.Status in (codes.OPTIMAL, codes.INTERRUPTED, codes.TIME_LIMIT) else -math.inf
-        )
+        ended = (codes.OPTIMAL, codes.INTERRUPTED, codes.TIME_LIMIT, codes.NODE_LIMIT)
+        bound = float(model.ObjBound) if model.Status in ended else -math.inf
         proved = max(proved, bound) if abs(bound) < INFINITE else proved
         if model.SolCount:  # whatever the bound says, here is a point below the cutoff
             incumbent = float(model.ObjVal)

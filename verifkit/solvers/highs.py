@@ -64,6 +64,8 @@ class HighsProgram(MixedProgram):
         if math.isfinite(clock.remaining):
             # HiGHS adds up its run times: its limit counts from the first call.
             solver.setOptionValue("time_limit", solver.getRunTime() + clock.remaining)
+        if clock.budget.nodes is not None:
+            solver.setOptionValue("mip_max_nodes", max(0, clock.budget.nodes - self.nodes))
         self.calls += 1
         if self._entries <= SMALL:
             solved, nodes = self._run(decided, clock, lambda bound: None)

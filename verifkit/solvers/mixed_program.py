@@ -85,7 +85,7 @@ class MixedProgram(ABC):
 
         The cutoff lets the solver drop every node that proves enough. decided(bound, incumbent) says, while the search
         runs, whether both are good enough to stop. start: values of all columns to begin with; what is wrong with them
-        costs nothing but time. Ends within a second of the clock.
+        costs nothing but time. Ends within a second of the clock, and once all calls together have searched its nodes.
         """
 
     def statistics(self) -> dict[str, float | int]:

@@ -20,7 +20,7 @@ from verifkit.analysis.reluplex.simplex import Conflict, Simplex
 from verifkit.analysis.reluplex.system import Pair, System
 from verifkit.analysis.reluplex.tableau import Stalled
 from verifkit.analysis.reluplex.trace import Trace, multipliers, show
-from verifkit.budget import Clock
+from verifkit.budget import BudgetExhausted, Clock
 from verifkit.evidence import Farkas, FarkasTree, PhaseSplit
 
 
@@ -207,6 +207,9 @@ class Search:
         """Opens two branches, the one that the assignment leans to first."""
         alpha = self.simplex.alpha
         phase = bool(alpha[pair.b] + alpha[pair.f] > 0)
+        nodes = self.settings.clock.budget.nodes
+        if nodes is not None and self.counts["splits"] >= nodes:
+            raise BudgetExhausted
         self.counts["splits"] += 1
         names = self.system.names
         self.trace.step(f"split: ({names[pair.b]}, {names[pair.f]}); first {phase_text(names, pair, phase)}")

@@ -26,7 +26,8 @@ class Trace:
 
     def heading(self, text: str) -> None:
         if self._stream is not None:
-            self._stream.write(f"\n{text}\n")
+            first = self._stream.seekable() and self._stream.tell() == 0
+            self._stream.write(f"{text}\n" if first else f"\n{text}\n")
 
     def step(self, text: str) -> None:
         if self._stream is not None:

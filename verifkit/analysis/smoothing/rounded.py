@@ -85,6 +85,9 @@ def phi_bits(x: Fraction, size: int) -> int:
 
     Phi(x) = 1/2 + sign(x) sqrt(q / pi) sum_n (-q)^n / (n! (2 n + 1)) with q = x^2 / 2.
     """
+    reach = math.isqrt(2 * size) + 1  # Phi(-reach) < 2^-size; farther out the series takes as long as x is large
+    if abs(x) >= reach:
+        return (1 << size) - 1 if x > 0 else 0
     precision = size + 64
     while True:
         middle, error = _phi(x, precision)

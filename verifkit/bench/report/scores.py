@@ -2,7 +2,7 @@
 
 Every denominator is all the rows of its group: abstentions, time-outs, errors and misclassified inputs stay in it, each
 counted under its own name. Statements about the given network and about a classifier smoothed from it are different
-statements, so `subject` is a grouping column of every table.
+statements, so `subject` is a grouping column of every table. Attacks that a study's audit added are in none of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from verifkit.bench.rows.frame import NETWORK, Row, grouped, records
+from verifkit.bench.rows.frame import NETWORK, Row, answers, grouped, records
 
 REASONS = ("incomplete", "timeout", "memout", "unsupported", "unconfirmed", "error")
 CLOSED = 1e-2
@@ -42,7 +42,7 @@ def verdict_table(df: pd.DataFrame) -> pd.DataFrame:
     For radius questions HOLDS counts rows in which some radius was certified. Seconds are the verifier's own.
     """
     lines = []
-    for group, rows in grouped(records(df), "question", "subject", "method").items():
+    for group, rows in grouped(records(answers(df)), "question", "subject", "method").items():
         counts = _count_verdicts(rows)
         seconds = [r["seconds"] for r in rows if not math.isnan(r["seconds"])]
         lines.append(
@@ -65,12 +65,13 @@ def certified_accuracy(df: pd.DataFrame, radii: Sequence[float] | None = None) -
     Rows that ask for a radius are used where there are any (source "radius"); else those that ask whether a given
     radius holds, at the radii asked (source "verify"). `smaller`: correct, but certified to less. `incomplete`: the
     bound was too loose, or a probabilistic method abstained. `upper`: the share not shown violated within the radius,
-    which no certificate about the same classifier can exceed; absent for probabilistic methods. `radii` None: 0, a few
-    round ones and those asked about. A falsifier certifies nothing: its accuracy is absent.
+    which no certificate about the same classifier can exceed; absent for probabilistic methods. `radii` None: those of
+    the rows' `grid`; without one 0, a few round ones and those asked about. A falsifier certifies nothing: its accuracy
+    is absent.
     """
     lines = []
     for (model, norm), rows in grouped(_robustness(df), "model_label", "norm").items():
-        wanted = default_radii(rows) if radii is None else sorted(set(map(float, radii)))
+        wanted = wanted_radii(rows) if radii is None else sorted(set(map(float, radii)))
         for (subject, method), own in grouped(rows, "subject", "method").items():
             asked = [r for r in own if r["question"] == "radius"]
             for radius in wanted:
@@ -91,15 +92,15 @@ def radius_table(df: pd.DataFrame) -> pd.DataFrame:
     `tightness`: the mean of certified / exact over rows whose exact radius some complete method closed in on
     (`CLOSED`), exact being the upper end of its bracket.
     """
-    radius_rows = [r for r in records(df) if r["question"] == "radius"]
-    exact = _exact_radii(radius_rows)
+    radius_rows = [r for r in records(answers(df)) if r["question"] == "radius"]
+    exact = exact_radii(radius_rows)
     lines = []
     for group, rows in grouped(radius_rows, "model_label", "norm", "subject", "method").items():
         kind = _shared_kind(rows)
         certifies = kind != "falsifier"
         certified = [certified_radius(r) for r in rows] if certifies else []
         upper = median(0.0 if misclassified(r) else _falsified(r) for r in rows)
-        known = [(certified_radius(r), exact[_question(r)]) for r in rows if certifies and exact.get(_question(r))]
+        known = [(certified_radius(r), exact[question_of(r)]) for r in rows if certifies and exact.get(question_of(r))]
         seconds = [r["seconds"] for r in rows if not math.isnan(r["seconds"])]
         lines.append(
             {
@@ -137,9 +138,15 @@ def misclassified(row: Row) -> bool:
     return both and row["subject"] == NETWORK and row["predicted"] != row["label"]
 
 
+def wanted_radii(rows: Sequence[Row]) -> list[float]:
+    """The radii that the rows' `grid` asks for, else `default_radii`; those asked about by themselves as well."""
+    grid = {float(radius) for row in rows if isinstance(row["grid"], list) for radius in row["grid"]}
+    return sorted(grid | _asked(rows)) if grid else default_radii(rows)
+
+
 def default_radii(rows: Sequence[Row]) -> list[float]:
     """About eight round steps from 0 to the largest certified radius, and the radii asked about most often."""
-    asked = {radius for radius, _ in Counter(r["radius"] for r in rows if r["question"] == "verify").most_common(8)}
+    asked = _asked(rows)
     searched = [r for r in rows if r["question"] == "radius"]
     reached = [c for c in map(certified_radius, searched) if 0 < c < math.inf]
     if not reached:
@@ -148,6 +155,11 @@ def default_radii(rows: Sequence[Row]) -> list[float]:
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m * 8 >= max(reached) * (1 - 1e-9))
     steps = math.ceil(max(reached) / step - 1e-9)
     return sorted({round(k * step, 12) for k in range(steps + 1)} | asked)
+
+
+def _asked(rows: Sequence[Row]) -> set[float]:
+    """The eight radii asked about by themselves most often."""
+    return {radius for radius, _ in Counter(r["radius"] for r in rows if r["question"] == "verify").most_common(8)}
 
 
 def _accuracy(rows: Sequence[Row], radius: float) -> dict[str, Any]:
@@ -184,7 +196,7 @@ def _violated_within(row: Row, radius: float) -> bool:
 
 def _robustness(df: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows about balls: those that ask for a radius, and those that ask about one."""
-    return [r for r in records(df) if r["question"] == "radius" or (r["norm"] and not math.isnan(r["radius"]))]
+    return [r for r in records(answers(df)) if r["question"] == "radius" or (r["norm"] and not math.isnan(r["radius"]))]
 
 
 def _count_verdicts(rows: Sequence[Row]) -> dict[str, int]:
@@ -199,16 +211,18 @@ def _falsified(row: Row) -> float:
     return math.inf if math.isnan(row["falsified"]) else float(row["falsified"])
 
 
-def _question(row: Row) -> Hashable:
+def question_of(row: Row) -> tuple[Any, ...]:
+    """What rows must share to have answered the same question about the same subject."""
     return row["model_hash"], row["property_hash"], row["norm"], row["subject"]
 
 
-def _exact_radii(rows: Sequence[Row]) -> dict[Hashable, float]:
+def exact_radii(rows: Sequence[Row]) -> dict[Hashable, float]:
+    """By question: the upper end of the narrowest bracket that a complete method closed to `CLOSED`."""
     exact: dict[Hashable, float] = {}
     for row in rows:
         low, high = certified_radius(row), row["falsified"]
         if row["kind"] == "complete" and row["property_hash"] and high > 0 and high - low <= CLOSED * high:
-            exact[_question(row)] = min(high, exact.get(_question(row), math.inf))
+            exact[question_of(row)] = min(high, exact.get(question_of(row), math.inf))
     return exact
 
 

@@ -85,6 +85,16 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
     return df
 
 
+def answers(df: pd.DataFrame) -> pd.DataFrame:
+    """The rows that the suite asked for, without the attacks that a study's audit added: what tables may count."""
+    return df[df["audit"] == ""]
+
+
+def audits(df: pd.DataFrame) -> pd.DataFrame:
+    """The attacks that a study's audit added by itself (`Row.audit`): they test answers and are none."""
+    return df[df["audit"] != ""]
+
+
 def records(df: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as dictionaries of Python values (an order of magnitude faster than `DataFrame.to_dict`)."""
     names = [str(column) for column in df.columns]
@@ -104,15 +114,16 @@ def _methods(df: pd.DataFrame) -> list[str]:
     options = [o if isinstance(o, dict) else {} for o in df["options"]]
     by_name: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
     texts = [{str(k): _option(v) for k, v in own.items()} for own in options]
-    for name, text in zip(df["verifier"], texts, strict=True):
-        by_name[name].append(text)
+    for name, text, audit in zip(df["verifier"], texts, df["audit"], strict=True):
+        if not audit:  # what an audit adds must not rename what the suite asked
+            by_name[name].append(text)
     differing = {
         name: sorted(k for k in set().union(*owns) if len({own.get(k) for own in owns}) > 1)
         for name, owns in by_name.items()
     }
     labels = []
     for name, text in zip(df["verifier"], texts, strict=True):
-        told = ", ".join(f"{k}={text[k]}" for k in differing[name] if k in text)
+        told = ", ".join(f"{k}={text[k]}" for k in differing.get(name, ()) if k in text)
         labels.append(f"{name} ({told})" if told else name)
     return labels
 

@@ -7,6 +7,7 @@ and NaN, which JSON lacks, are null.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +96,10 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         """The row as a JSON object, keys in the order above."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def to_line(self) -> bytes:
+        """The row as a line of `rows.jsonl`, its newline included."""
+        return json.dumps(self.to_json(), allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
     @classmethod
     def from_json(cls, values: Any) -> Row:

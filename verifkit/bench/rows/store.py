@@ -11,20 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from verifkit.bench.rows.lock import lock_to_write
 from verifkit.bench.rows.schema import Row
 from verifkit.budget import Budget
 from verifkit.errors import SuiteError
 
 ROWS = "rows.jsonl"
-LOCK = ".lock"
 _SYNC_SECONDS = 1.0
+_BLOCK = 65536
 
 
 def row_key(
@@ -44,49 +44,55 @@ def row_key(
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def evidence_name(key: str) -> str:
+    """The file of a row's evidence, relative to its result folder."""
+    return f"evidence/{key}.npz"
+
+
 def read_rows(folder: str | os.PathLike[str]) -> list[Row]:
     """The rows of an output folder, without locking or changing it; a torn last line is left out.
 
     Raises `SuiteError` where there are none to read or a line is no row.
     """
+    return list(iterate_rows(folder))
+
+
+def iterate_rows(folder: str | os.PathLike[str]) -> Iterator[Row]:
+    """The same one by one, so that a long run is read without holding it."""
     path = Path(folder) / ROWS
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            yield from _parse(path, file)
     except OSError as error:
         raise SuiteError(f"'{path}' cannot be read: {error.strerror}; `verifkit bench` writes it") from None
-    return _parse(path, data[: data.rfind(b"\n") + 1])
 
 
-def _parse(path: Path, data: bytes) -> list[Row]:
-    rows = []
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+def _parse(path: Path, lines: Iterable[bytes]) -> Iterator[Row]:
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):  # the torn last one
+            return
         try:
-            rows.append(Row.from_json(json.loads(line)))
+            row = Row.from_json(json.loads(line))
         except (ValueError, SuiteError) as error:
             raise SuiteError(
                 f"'{path}', line {number} is no row ({error}): remove that line, or write to another folder"
             ) from None
-    return rows
+        yield row
 
 
 class RowStore:
-    """The one writer of an output folder; a context manager. `rows` are those that stood when it was opened."""
+    """The one writer of an output folder; a context manager. `keys` are those of the rows that stand.
+
+    The rows themselves are not held: a long run would fill the memory with them. `read_rows` has them.
+    """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """Makes the folder where needed, locks it and drops a torn last line. Raises `SuiteError`."""
         self.folder = Path(folder)
         self.path = self.folder / ROWS
         self._synced = time.monotonic()
-        if self.folder.exists() and not self.folder.is_dir():
-            raise SuiteError(f"the output '{self.folder}' is a file, not a folder: name another")
+        self._lock = lock_to_write(self.folder)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
-        except OSError as error:
-            raise SuiteError(f"the output folder '{self.folder}' cannot be written: {error.strerror}") from None
-        try:
-            if not _take(self._lock):
-                raise SuiteError(f"another run is writing to '{self.folder}': wait for it, or name another folder")
             self._open()
         except BaseException:
             os.close(self._lock)
@@ -97,21 +103,18 @@ class RowStore:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         try:
             self._file = os.open(self.path, flags, 0o644)
-            data = self.path.read_bytes()
         except OSError as error:
             raise SuiteError(f"'{self.path}' cannot be written: {error.strerror}") from None
-        self._size = data.rfind(b"\n") + 1
         try:
-            self.rows = _parse(self.path, data[: self._size])
-            if self._size != len(data):
-                os.ftruncate(self._file, self._size)
+            self.keys = {row.key for row in iterate_rows(self.folder)}
+            self._size = _cut_off(self._file)
         except BaseException:
             os.close(self._file)
             raise
 
     def append(self, row: Row) -> None:
         """Writes one row. Raises `SuiteError` where the disk takes no more; what stood before stays whole."""
-        line = json.dumps(row.to_json(), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        line = row.to_line()
         try:
             if (
                 os.fstat(self._file).st_size > self._size
@@ -121,6 +124,7 @@ class RowStore:
             while written < len(line):  # a disk that is nearly full takes a part
                 written += os.write(self._file, line[written:])
             self._size += len(line)
+            self.keys.add(row.key)
             if time.monotonic() - self._synced > _SYNC_SECONDS:
                 self._sync()
         except OSError as error:
@@ -151,19 +155,16 @@ class RowStore:
         self.close()
 
 
-def _take(lock: int) -> bool:
-    """Takes the lock of an open file, which ends with the process; False where another process holds it."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError as error:
-        raise SuiteError(f"the output folder cannot be locked: {error.strerror}; name one on a local disk") from None
-    return True
+def _cut_off(file: int) -> int:
+    """Drops what follows the last newline of an open file; its size then."""
+    size = end = os.fstat(file).st_size
+    while end:
+        start = max(0, end - _BLOCK)
+        os.lseek(file, start, os.SEEK_SET)
+        newline = os.read(file, end - start).rfind(b"\n")
+        end = start + newline + 1
+        if newline >= 0:
+            break
+    if end != size:
+        os.ftruncate(file, end)
+    return end

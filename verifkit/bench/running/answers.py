@@ -10,6 +10,7 @@ from types import NoneType
 from typing import Any
 
 from verifkit.bench.rows.schema import Row
+from verifkit.bench.rows.store import evidence_name
 from verifkit.bench.running.inspection import Asked
 from verifkit.bench.running.isolation import Reply
 from verifkit.bench.suites.instance import RADIUS, Instance
@@ -114,6 +115,7 @@ def answered_row(task: Task, reply: Reply, started: str, machine: str) -> Row:
         wall_seconds=round(reply.wall_seconds, 6),
         cpu_seconds=round(reply.cpu_seconds, 6),
         peak_memory_bytes=reply.peak_memory_bytes,
+        evidence=evidence_name(task.key) if reply.evidence else None,
     )
     result = reply.result
     if result is not None and "verdict" in result:

@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from verifkit.bench.rows.schema import Row
+from verifkit.bench.rows.store import evidence_name
 from verifkit.bench.running.answers import Task, answered_row, failed_row
 from verifkit.bench.running.inspection import Asked, inspect_models
 from verifkit.bench.running.isolation import Isolation, Method
@@ -22,6 +24,10 @@ _IDLE_DEATHS = 3
 
 class Engine(Protocol):
     """A context manager. Its end, by an exception too, leaves no process and no file behind."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """The resident memory that each worker may take where its question has no limit of its own."""
 
     def inspect(self, instances: Sequence[Instance]) -> list[Asked]:
         """Every instance inspected, in the order given (`verifkit.bench.running.inspection`)."""
@@ -36,8 +42,8 @@ class Engine(Protocol):
     ) -> None: ...
 
 
-def job_of(task: Task) -> dict[str, Any]:
-    """What a worker is told (`verifkit.bench.running.worker.answer`)."""
+def job_of(task: Task, *, evidence: bool = False) -> dict[str, Any]:
+    """What a worker is told (`verifkit.bench.running.worker.answer`). evidence: whether to keep it in a file."""
     return {
         "kind": "answer",
         "ready": task.asked.ready,
@@ -46,6 +52,7 @@ def job_of(task: Task) -> dict[str, Any]:
         "options": task.contender.options,
         "limits": asdict(task.limits),
         "seed": task.seed,
+        "evidence": evidence,
     }
 
 
@@ -56,15 +63,25 @@ def now() -> str:
 class LocalEngine:
     """This machine: workers of a fork server, `jobs` at a time.
 
-    verifiers: the names whose modules are loaded ahead. memory_bytes: for an inspection. machine: the environment's
-    short hash, as rows name it.
+    verifiers: the names whose modules are loaded ahead. memory_bytes: for a worker. machine: the environment's short
+    hash, as rows name it. evidence: the result folder that gets the evidence of definite answers, None for none.
     """
 
     def __init__(
-        self, verifiers: Sequence[str], jobs: int, memory_bytes: int, machine: str, method: Method | None = None
+        self,
+        verifiers: Sequence[str],
+        jobs: int,
+        memory_bytes: int,
+        machine: str,
+        method: Method | None = None,
+        evidence: Path | None = None,
     ) -> None:
         self._isolation = Isolation(verifiers, method=method)
-        self._jobs, self._memory, self._machine = jobs, memory_bytes, machine
+        self._jobs, self._memory, self._machine, self._evidence = jobs, memory_bytes, machine, evidence
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._memory
 
     def __enter__(self) -> Self:
         self._isolation.__enter__()
@@ -107,7 +124,12 @@ class LocalEngine:
 
     def _submit(self, task: Task) -> int:
         limits = task.limits
-        return self._isolation.submit(job_of(task), seconds=limits.seconds, memory=limits.memory_bytes)
+        return self._isolation.submit(
+            job_of(task, evidence=self._evidence is not None),
+            seconds=limits.seconds,
+            memory=limits.memory_bytes,
+            evidence=None if self._evidence is None else self._evidence / evidence_name(task.key),
+        )
 
     def _alone(self, task: Task) -> Row:
         """One of those that ran when the server was killed: should it be killed again, this one has done it."""

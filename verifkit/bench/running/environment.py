@@ -13,9 +13,7 @@ from typing import Any
 
 import psutil
 
-from verifkit.errors import SuiteError
-
-FILE = "environment.json"
+from verifkit.bench.rows.environments import add_environments
 
 
 def environment() -> dict[str, Any]:
@@ -60,25 +58,12 @@ def short_hash(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def record(folder: Path) -> str:
-    """Adds the present environment to `folder/environment.json`, unless it is there; its short hash.
+def record(folder: Path, current: dict[str, Any] | None = None) -> str:
+    """Adds an environment, by default the present one, to `folder/environment.json` where it lacks it; its short hash.
 
     Raises `SuiteError` where the file cannot be written or is not what this function writes.
     """
-    current = environment()
-    name, path = short_hash(current), folder / FILE
-    known: Any = {}
-    try:
-        if path.exists():
-            known = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(known, dict):
-            raise SuiteError(f"'{path}' is no JSON object: move it away and run again")
-        if name not in known:
-            beside = path.with_name(f".{FILE}.new")
-            beside.write_text(json.dumps({**known, name: current}, indent=1) + "\n", encoding="utf-8")
-            beside.replace(path)  # never half written, whenever the process ends
-    except json.JSONDecodeError as error:
-        raise SuiteError(f"'{path}' is not valid JSON ({error}): move it away and run again") from None
-    except OSError as error:
-        raise SuiteError(f"'{path}' cannot be written: {error.strerror}") from None
+    current = environment() if current is None else current
+    name = short_hash(current)
+    add_environments(folder, {name: current})
     return name

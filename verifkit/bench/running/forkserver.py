@@ -10,7 +10,8 @@ It loads the heavy modules, and those of the verifiers in question, once; a work
 makes no onnxruntime session and does no computation, and it has one thread: forking is safe. Where forking is not
 (macOS, Windows) every worker is a new interpreter, with the same limits.
 
-Protocol: one JSON object per line. In: `{"id", "seconds", "memory"}`, a job whose folder is `DIRECTORY/ID`. Out: first
+Protocol: one JSON object per line. In: `{"id", "seconds", "memory"}`, a job whose folder is `DIRECTORY/ID`; or `{"id",
+"stop": true}`, which kills it (it ends like any other, unless it has ended before). Out: first
 `{"directory", "method"}`, then for each job `{"id", "ended", "status", "wall_seconds", "cpu_seconds",
 "peak_memory_bytes"}`, where `ended` is "exit", "timeout" or "memout"; what the job has to say is in its folder. Lines
 are short, so that neither side ever waits for the other to read.
@@ -95,6 +96,10 @@ class Server:
 
     def _start(self, message: Mapping[str, Any]) -> None:
         number = int(message["id"])
+        if message.get("stop"):
+            if number in self.workers:
+                self.workers[number].kill()
+            return
         folder = self.directory / str(number)
         kind = ForkedWorker if self.method == "fork" else SpawnedWorker
         self.workers[number] = kind(folder, message["seconds"], message["memory"], close=(self.source, self.replies))

@@ -53,22 +53,22 @@ def inspect_models(isolation: Isolation, instances: Sequence[Instance], jobs: in
                 "model_path": model,
                 "ready": ready,
                 "instances": [instance.to_json() for instance in groups[model]],
+                "numbers": list(range(len(groups[model]))),
             }
             running[isolation.submit(job, seconds=SECONDS, memory=memory)] = (model, ready)
         reply = isolation.next()
         model, folder = running.pop(reply.id)
-        found.update(_asked(groups[model], reply, folder))
+        found.update(asked_of(groups[model], reply, folder))
     return [found[instance] for instance in instances]
 
 
-def _asked(instances: Sequence[Instance], reply: Reply, ready: str) -> dict[Instance, Asked]:
+def asked_of(instances: Sequence[Instance], reply: Reply, ready: str, first: int = 0) -> dict[Instance, Asked]:
+    """What the inspection of some instances of one model has found; they are numbered from `first` on."""
     result = reply.result
     if result is None or "instances" not in result:
-        model_hash = _file_hash(instances[0].model_path)
-        why = _why(reply)
-        return {i: _broken(i, model_hash, why) for i in instances}
+        return unusable(instances, why_not(reply))
     asked = {}
-    for number, (instance, found) in enumerate(zip(instances, result["instances"], strict=True)):
+    for number, (instance, found) in enumerate(zip(instances, result["instances"], strict=True), start=first):
         if "error" in found:
             asked[instance] = _broken(instance, result["model_hash"], found["error"])
         else:
@@ -77,7 +77,16 @@ def _asked(instances: Sequence[Instance], reply: Reply, ready: str) -> dict[Inst
     return asked
 
 
-def _why(reply: Reply) -> str:
+def unusable(instances: Sequence[Instance], why: str) -> dict[Instance, Asked]:
+    """Instances of one model that cannot be asked about."""
+    model_hash = _file_hash(instances[0].model_path)
+    return {i: _broken(i, model_hash, why) for i in instances}
+
+
+def why_not(reply: Reply) -> str:
+    """Why an inspection has found nothing."""
+    if reply.result is not None and reply.result.get("instances"):
+        return str(reply.result["instances"][0].get("error"))
     if reply.result is not None and reply.result.get("mistake"):
         return str(reply.result["error"])
     if reply.ended == "timeout":

@@ -14,6 +14,7 @@ and no object of a worker is ever unpickled here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -22,14 +23,15 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, BinaryIO, Literal, Self
 
-from verifkit.bench.running.worker import JOB, OUTPUT, RESULT
-from verifkit.errors import RunnerError, SuiteError
+from verifkit.bench.rows.whole_file import whole_file
+from verifkit.bench.running.worker import EVIDENCE, JOB, OUTPUT, RESULT, UNWRITTEN
+from verifkit.errors import RunnerError, SuiteError, VerifkitError
 from verifkit.processes import can_fork, end_marked
 
 Method = Literal["fork", "spawn"]
@@ -53,6 +55,8 @@ _ENVIRONMENT = {
 }
 _MARK = "VERIFKIT_RUN"
 """By which the processes of a run are told from others, where the one that watches over them was killed."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PROBE_BYTES = 65536
 _LINES = 30
 _LAST_BYTES = 8192
 _MOST_RESULT = 2**28
@@ -64,7 +68,8 @@ class Reply:
     """How a job ended: "exit" (with or without a result), "timeout" or "memout".
 
     result: what the job wrote, None if it did not come to that. status: the exit code, minus a signal's number.
-    output: the last lines it printed, None where it printed nothing.
+    output: the last lines it printed, None where it printed nothing. evidence: whether it left evidence where
+    `Isolation.submit` was told to put it.
     """
 
     id: int
@@ -75,6 +80,7 @@ class Reply:
     cpu_seconds: float
     peak_memory_bytes: int
     output: str | None
+    evidence: bool
 
 
 class Isolation:
@@ -85,6 +91,7 @@ class Isolation:
         self.method: Method = method or ("fork" if can_fork() else "spawn")
         self._verifiers = list(verifiers)
         self._next = 0
+        self._evidence: dict[int, Path] = {}
         self._directory: Path | None = None
         self._left: list[Path] = []
         self._mark = uuid.uuid4().hex
@@ -101,7 +108,10 @@ class Isolation:
             "verifiers": self._verifiers,
         }
         environ = {**os.environ, **_ENVIRONMENT, _MARK: self._mark}
-        self._log = tempfile.TemporaryFile(prefix="verifkit-")  # noqa: SIM115 (open as long as the server runs)
+        try:
+            self._log = tempfile.TemporaryFile(prefix="verifkit-")  # noqa: SIM115 (open as long as the server runs)
+        except OSError as error:
+            raise SuiteError(f"no temporary file can be written: {error.strerror or error}") from None
         self._server = subprocess.Popen(
             [sys.executable, "-c", _BOOT, json.dumps(settings)],
             stdin=subprocess.PIPE,
@@ -129,6 +139,7 @@ class Isolation:
         end_marked(_MARK, self._mark)
         if self._directory is not None:
             self._left.append(self._directory)
+        self._evidence.clear()
         self._start()
 
     @property
@@ -143,30 +154,74 @@ class Isolation:
     ) -> None:
         self._close()
 
-    def submit(self, job: Mapping[str, Any], *, seconds: float | None, memory: int | None) -> int:
-        """Starts a job at once, in a process of its own; its number."""
+    def submit(
+        self, job: Mapping[str, Any], *, seconds: float | None, memory: int | None, evidence: Path | None = None
+    ) -> int:
+        """Starts a job at once, in a process of its own; its number. evidence: the file that its evidence goes to."""
         number, self._next = self._next, self._next + 1
         folder = self.directory / str(number)
         try:
             folder.mkdir()
             (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
         except OSError as error:
-            raise SuiteError(f"the temporary folder '{self.directory}' cannot be written: {error.strerror}") from None
-        assert self._server.stdin is not None
-        try:
-            self._server.stdin.write(json.dumps({"id": number, "seconds": seconds, "memory": memory}).encode() + b"\n")
-            self._server.stdin.flush()
-        except BrokenPipeError:
-            raise self._gone() from None
+            raise self._full(error.errno) from None
+        if evidence is not None:
+            self._evidence[number] = evidence
+        self._send({"id": number, "seconds": seconds, "memory": memory})
         return number
 
+    def stop(self, number: int) -> None:
+        """Kills a job that nobody waits for any more; its reply comes all the same."""
+        self._send({"id": number, "stop": True})
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        assert self._server.stdin is not None
+        try:
+            self._server.stdin.write(json.dumps(message).encode() + b"\n")
+            self._server.stdin.flush()
+        except (BrokenPipeError, ValueError):  # ValueError: closed on this side, by another thread
+            raise self._gone() from None
+
     def next(self) -> Reply:
-        """Waits for a job to end. Raises `RunnerError` if the server was killed."""
+        """Waits for a job to end.
+
+        Raises `RunnerError` if the server was killed, and `SuiteError` where a disk takes no more: what a worker could
+        not write, or could not do for that reason, is no answer.
+        """
         told = self._receive()
         folder = self.directory / str(told["id"])
-        reply = Reply(result=_result(folder / RESULT), output=_last_lines(folder / OUTPUT), **told)
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            result = _result(folder / RESULT)
+            for unwritten in folder.glob(f"{UNWRITTEN}*"):
+                if (number := unwritten.name.removeprefix(UNWRITTEN)).isdecimal():
+                    raise self._full(int(number))
+            target = self._evidence.pop(told["id"], None)
+            left = target is not None and _copied(folder / EVIDENCE, target)
+            reply = Reply(result=result, output=_last_lines(folder / OUTPUT), evidence=left, **told)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        why = None if result is None else result.get("errno")
+        if (result is None or why in _FULL) and not self._takes_more():  # even without what that worker had written
+            raise self._full(why)
         return reply
+
+    def _full(self, number: int | None) -> SuiteError:
+        why = os.strerror(number or errno.ENOSPC)
+        return SuiteError(f"the temporary folder '{self.directory}' cannot be written: {why}; set TMPDIR to another")
+
+    def _takes_more(self) -> bool:
+        """Whether the temporary folder can be written to."""
+        probe = self.directory / "probe"
+        try:
+            with open(probe, "wb") as file:
+                file.write(bytes(_PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            return False
+        finally:
+            probe.unlink(missing_ok=True)
+        return True
 
     def _receive(self) -> dict[str, Any]:
         assert self._server.stdout is not None
@@ -176,7 +231,9 @@ class Isolation:
         message: dict[str, Any] = json.loads(line)
         return message
 
-    def _gone(self) -> RunnerError:
+    def _gone(self) -> VerifkitError:
+        if self._directory is not None and not self._takes_more():
+            return self._full(None)
         self._log.seek(0)
         words = self._log.read().decode(errors="replace").strip().splitlines()
         why = f" ({words[-1]})" if words else ""
@@ -222,15 +279,32 @@ def _last_lines(path: Path) -> str | None:
     return "\n".join(lines) or None
 
 
+def _copied(path: Path, target: Path) -> bool:
+    """Whether there was a file to copy to `target`."""
+    with _opened(path) as source:
+        if source is not None:
+            with whole_file(target) as file:
+                shutil.copyfileobj(source, file)
+        return source is not None
+
+
 def _last_bytes(path: Path, most: int) -> bytes | None:
-    """The end of a regular file; None where there is none. No link in its place is followed, no pipe waited for."""
-    try:
-        number = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    except OSError:
-        return None
-    with os.fdopen(number, "rb") as file:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
+    """The end of a regular file; None where there is none."""
+    with _opened(path) as file:
+        if file is None:
             return None
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - most))
         return file.read(most)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO | None]:
+    """A regular file; None where there is none. No link in its place is followed, no pipe waited for."""
+    try:
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        yield None
+        return
+    with os.fdopen(number, "rb") as file:
+        yield file if stat.S_ISREG(os.fstat(number).st_mode) else None

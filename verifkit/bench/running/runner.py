@@ -8,18 +8,19 @@ worker, its row is written; whatever happens to the runner, the same command goe
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from verifkit import registry
 from verifkit.bench.audit.attacks import DEFAULT, Attacker, Claims
 from verifkit.bench.rows.schema import Row
-from verifkit.bench.rows.store import RowStore, read_rows, row_key
+from verifkit.bench.rows.store import RowStore, iterate_rows, row_key
+from verifkit.bench.rows.tables import write_tables
 from verifkit.bench.running import environment
 from verifkit.bench.running.answers import Contender, Task
 from verifkit.bench.running.engine import Engine, LocalEngine
@@ -27,7 +28,7 @@ from verifkit.bench.running.inspection import Asked
 from verifkit.bench.running.isolation import Method
 from verifkit.bench.suites.instance import Instance, Suite
 from verifkit.budget import Budget
-from verifkit.errors import MissingPackage, OptionError, SuiteError
+from verifkit.errors import MissingPackage, OptionError
 from verifkit.processes import memory_available
 from verifkit.result import Reason
 
@@ -60,56 +61,74 @@ def run(
     repeats: int | None = None,
     progress: Progress | None = None,
     method: Method | None = None,
+    evidence: bool = False,
+    cluster: str | None = None,
     audit: bool = True,
 ) -> RunSummary:
-    """Writes the rows of `suite` that do not stand in `out` yet.
+    """Writes the rows of `suite` that do not stand in `out` yet; at the end all rows as Parquet and CSV.
 
     verifiers: (name, options) pairs in place of the suite's own; every instance is then put to each of them, whatever
-    its group says. limits: those that are set replace the suite's and the instances' own; memory is for each worker,
-    by default an equal share of the machine's. jobs: workers at a time; default: the usable cores. seed, repeats: in
-    place of the suite's. progress: called with (rows done, rows in all, row) after each row. method: how workers are
-    started; default: what is safe here. audit: then attack what was certified (`verifkit.bench.audit.attacks`).
+    its group says. limits: those that are set replace the suite's, its groups' and its verifiers' own; memory is for
+    each worker, by default an equal share of the machine's. jobs: workers at a time; default: the usable cores. seed,
+    repeats: in place of the suite's. progress: called with (rows done, rows in all, row) after each row. method: how
+    workers are started; default: what is safe here. evidence: whether the evidence of definite answers is kept in
+    `out/evidence`. cluster: the Dask scheduler whose workers answer (`verifkit.bench.running.scheduler.connect`); jobs:
+    then at most that many rows at a time, by default all their threads. audit: whether what was certified is then
+    attacked (`verifkit.bench.audit.attacks`).
 
     Raises `SuiteError`, `UnknownVerifier`, `OptionError` or `MissingPackage` before anything runs, and `SuiteError`
     where `out` takes no more. After an interrupt no process is left, and the same call goes on.
     """
-    jobs = environment.usable_cores() if jobs is None else jobs
     seed = suite.seed if seed is None else seed
     repeats = suite.repeats if repeats is None else repeats
     for what, number in (("jobs", jobs), ("repeats", repeats)):
-        if number < 1:
+        if number is not None and number < 1:
             raise OptionError(f"{what} must be at least 1, not {number}")
-    chosen = suite.verifiers if verifiers is None else verifiers
-    if not chosen:
-        raise SuiteError(f"suite '{suite.name}' names no verifiers: add [[verifiers]] to it, or name them")
-    contenders = [_contender(name, options) for name, options in chosen]
-    attacker = _default_attacker() if audit else None
-    share = limits.memory_bytes or memory_available() // jobs
+    if not 0 <= seed < 2**63 - repeats:
+        raise OptionError(f"the seed must lie between 0 and 2^63, not {seed}: tables hold it in 64 bits")
+    if verifiers is not None:
+        suite = suite.put_to(verifiers)
+    suite.require_verifiers()
+    contenders = [(choice, _contender(choice.name, choice.options)) for choice in suite.verifiers]
     with RowStore(out) as store:
-        machine = environment.record(store.folder)
-        loaded = [c.name for c in (*contenders, attacker) if c is not None]
-        with LocalEngine(loaded, jobs, share, machine, method) as engine:
+        attacker = _default_attacker() if audit else None
+        everyone = [contender for _, contender in contenders]
+        loaded = everyone if attacker is None else [*everyone, attacker]
+        place = _engine(cluster, loaded, jobs, limits.memory_bytes, store.folder, method, evidence=evidence)
+        with place as engine:
             asked = engine.inspect(suite.instances)
             tasks = [
-                _task(question, contender, limits, share, seed, repeat)
+                _task(question, contender, limits.over(choice.limits), engine.memory_bytes, seed, repeat)
                 for question in asked
-                for contender in contenders
-                if verifiers is not None or contender.name in (question.instance.verifiers or (contender.name,))
+                for choice, contender in contenders
+                if choice.takes(question.instance)
                 for repeat in range(repeats)
             ]
             claims = Claims() if audit else None
             summary = _run_tasks(engine, store, tasks, seed, progress, claims=claims)
-            if claims is None:
-                return summary
-            # Of the command's limits the one on memory holds; an attack has little time, and nodes and draws do not
-            # limit it.
-            limits = Budget(memory_bytes=limits.memory_bytes)
-            added = _attacks(claims, contenders, attacker)
-            asked = engine.inspect(list(dict.fromkeys(instance for instance, _ in added)))
-            found = {question.instance: question for question in asked}
-            tasks = [_task(found[instance], contender, limits, share, seed, 0) for instance, contender in added]
-            wave = _run_tasks(engine, store, tasks, seed, progress, before=summary.rows)
-            return replace(summary, attacks=wave.rows, errors=summary.errors + wave.errors)
+            if claims is not None:
+                added = _attacks(claims, everyone, attacker)
+                wave = _attack(engine, store, added, limits, seed, progress, summary.rows)
+                summary = replace(summary, attacks=wave.rows, errors=summary.errors + wave.errors)
+        write_tables(store.folder)
+        return summary
+
+
+def _attack(
+    engine: Engine,
+    store: RowStore,
+    added: Sequence[tuple[Instance, Contender]],
+    limits: Budget,
+    seed: int,
+    progress: Progress | None,
+    before: int,
+) -> RunSummary:
+    """The audit's wave. Of the command's limits the one on memory holds; an attack has little time of its own."""
+    limits = Budget(memory_bytes=limits.memory_bytes)
+    asked = engine.inspect(list(dict.fromkeys(instance for instance, _ in added)))
+    found = {question.instance: question for question in asked}
+    tasks = [_task(found[instance], contender, limits, engine.memory_bytes, seed, 0) for instance, contender in added]
+    return _run_tasks(engine, store, tasks, seed, progress, before=before)
 
 
 def _attacks(
@@ -127,21 +146,36 @@ def _default_attacker() -> Contender | None:
     return _contender(DEFAULT, {}) if DEFAULT in registry.names() else None
 
 
+def _engine(
+    cluster: str | None,
+    contenders: Sequence[Contender],
+    jobs: int | None,
+    memory_bytes: int | None,
+    folder: Path,
+    method: Method | None,
+    *,
+    evidence: bool,
+) -> Engine:
+    kept = folder if evidence else None
+    if cluster is not None:
+        try:
+            from verifkit.bench.running.cluster import ClusterEngine
+        except ModuleNotFoundError as error:
+            raise MissingPackage(
+                f"--cluster needs the package '{error.name}': run `pip install 'verifkit[cluster]'`"
+            ) from None
+        return ClusterEngine(cluster, contenders, jobs, memory_bytes, folder, kept)
+    jobs = environment.usable_cores() if jobs is None else jobs
+    share = memory_bytes or memory_available() // jobs
+    return LocalEngine([c.name for c in contenders], jobs, share, environment.record(folder), method, kept)
+
+
 def _contender(name: str, options: Mapping[str, Any]) -> Contender:
     """Raises where the verifier does not exist, cannot be configured so, or lacks a package."""
     verifier = registry.create(name, options)
-    missing = verifier.capabilities.missing_modules()
-    if missing:
-        extra = verifier.capabilities.modules[missing[0]]
-        raise MissingPackage(
-            f"verifier '{name}' needs the package '{missing[0]}': run `pip install 'verifkit[{extra}]'`"
-        )
-    version = "unknown"
-    for entry in importlib.metadata.entry_points(group=registry.GROUP, name=name):
-        if entry.dist is not None:
-            version = f"{entry.dist.name} {entry.dist.version}"
+    verifier.capabilities.require_modules(name)
     kinds = {str(norm): str(kind) for norm, kind in verifier.capabilities.kinds.items()}
-    return Contender(name, _plain(verifier.options()), version, kinds)
+    return Contender(name, _plain(verifier.options()), registry.version(name) or "unknown", kinds)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,8 +192,7 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _task(asked: Asked, contender: Contender, limits: Budget, share: int, seed: int, repeat: int) -> Task:
     """share: the bytes that hold where no limit on memory was asked for."""
-    own = asdict(asked.instance.limits)
-    wanted = Budget(**{name: own[name] if value is None else value for name, value in asdict(limits).items()})
+    wanted = limits.over(asked.instance.limits)
     key = row_key(
         model_hash=asked.model_hash,
         property_hash=asked.property_hash,
@@ -185,12 +218,12 @@ def _run_tasks(
 ) -> RunSummary:
     """Runs what does not stand yet. claims: gets all rows of the tasks. before: rows that were done before these."""
     distinct = {task.key: task for task in tasks}
-    standing = distinct.keys() & {row.key for row in store.rows}
+    standing = distinct.keys() & store.keys
     waiting = [task for key, task in distinct.items() if key not in standing]
     random.Random(seed).shuffle(waiting)
     _LOG.info("%d rows to run, %d stand already", len(waiting), len(standing))
     if claims is not None and standing:
-        for row in read_rows(store.folder):
+        for row in iterate_rows(store.folder):
             if row.key in distinct:
                 claims.add(row, distinct[row.key].asked.instance)
     done, errors = before + len(standing), 0

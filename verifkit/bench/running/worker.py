@@ -16,11 +16,11 @@ import pickle
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from verifkit.budget import Budget
 from verifkit.capabilities import Kind
 from verifkit.errors import VerifkitError
 from verifkit.evidence import Counts
+from verifkit.io.evidence_file import KeptEvidence, save_evidence
 from verifkit.io.onnx import load_model
 from verifkit.model import Model
 from verifkit.query import Query, input_norm
@@ -46,7 +47,10 @@ from verifkit.verifier import Verifier
 
 JOB = "job.json"
 RESULT = "result.json"
+EVIDENCE = "evidence.npz"
 OUTPUT = "output"
+UNWRITTEN = "unwritten-"
+"""With the error's number: the name that the job gets where the disk took no result. Renaming needs no space."""
 _MODEL = "model.pickle"
 _MOST_STATISTICS = 1000
 _LONGEST_TEXT = 10_000
@@ -56,21 +60,43 @@ def run_job(folder: Path) -> None:
     """Does the job in `folder` and writes its result there, whatever happens short of the process's death."""
     started = time.perf_counter()
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    left: list[KeptEvidence] = []
     try:
-        result = _jsonable(inspect(job) if job["kind"] == "inspect" else answer(job, started))
+        result = _jsonable(inspect(job) if job["kind"] == "inspect" else answer(job, started, left))
     except VerifkitError as error:
         result = {"error": _words(error), "mistake": True}
     except MemoryError:
         result = {"memout": True}
     except BaseException as error:  # noqa: BLE001 (a verifier may raise anything, SystemExit too: all become a row)
-        with contextlib.suppress(OSError, ValueError):  # it may have closed the stream
-            traceback.print_exc(file=sys.stderr)
+        _print_traceback()
         said = _words(error)
         what = f"{type(error).__name__}: {said}" if said else type(error).__name__
-        result = {"error": f"the verifier failed with {what}", "mistake": False}
-    beside = folder / f"{RESULT}.new"
-    beside.write_text(json.dumps(result, allow_nan=False), encoding="utf-8")
-    beside.replace(folder / RESULT)
+        number = error.errno if isinstance(error, OSError) else None
+        result = {"error": f"the verifier failed with {what}", "mistake": False, "errno": number}
+    try:
+        with _whole(folder / RESULT) as file:
+            file.write(json.dumps(result, allow_nan=False).encode())
+        if job.get("evidence") and left:  # after the answer, which stands even if this takes too long
+            with _whole(folder / EVIDENCE) as file:
+                save_evidence(file, left[0])
+    except OSError as error:
+        (folder / JOB).replace(folder / f"{UNWRITTEN}{error.errno}")
+    except VerifkitError:  # evidence of a third party's own kind: the answer stands without it
+        _print_traceback()
+
+
+def _print_traceback() -> None:
+    with contextlib.suppress(OSError, ValueError):  # the disk may be full, or the verifier have closed the stream
+        traceback.print_exc(file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that has its name only once it is whole."""
+    beside = path.with_name(f"{path.name}.new")
+    with open(beside, "wb") as file:
+        yield file
+    beside.replace(path)
 
 
 def _words(error: BaseException) -> str:
@@ -83,13 +109,19 @@ def _words(error: BaseException) -> str:
 
 
 def inspect(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Loads the model and builds the questions of `job["instances"]`; keeps them in the folder `job["ready"]`."""
+    """Loads the model and builds the questions of `job["instances"]`; keeps them in the folder `job["ready"]`.
+
+    `job["numbers"]`: under which the questions are kept.
+    """
     ready = Path(job["ready"])
-    model = load_model(job["model_path"], require_network=False)
-    _keep(ready / _MODEL, model)
+    if (ready / _MODEL).exists():  # by an earlier inspection
+        model: Model = pickle.loads((ready / _MODEL).read_bytes())
+    else:
+        model = load_model(job["model_path"], require_network=False)
+        _keep(ready / _MODEL, model)
     samples: Arrays = {}
     found: list[dict[str, Any]] = []
-    for number, values in enumerate(job["instances"]):
+    for number, values in zip(job["numbers"], job["instances"], strict=True):
         instance = Instance.from_json(values)
         try:
             question = build_question(instance, model, samples)
@@ -104,11 +136,16 @@ def inspect(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keep(path: Path, value: Model | Question) -> None:
-    path.write_bytes(pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL))
+    beside = path.with_name(f"{path.name}.new")
+    beside.write_bytes(pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL))
+    beside.replace(path)  # never half written, whenever the process ends
 
 
-def answer(job: Mapping[str, Any], started: float) -> dict[str, Any]:
-    """Puts question number `job["number"]` of an inspected model to a verifier, within what is left of the limit."""
+def answer(job: Mapping[str, Any], started: float, left: list[KeptEvidence]) -> dict[str, Any]:
+    """Puts question number `job["number"]` of an inspected model to a verifier, within what is left of the limit.
+
+    left: gets the evidence of a definite answer.
+    """
     ready = Path(job["ready"])
     model: Model = pickle.loads((ready / _MODEL).read_bytes())
     question: Question = pickle.loads((ready / f"{job['number']}.pickle").read_bytes())
@@ -118,12 +155,19 @@ def answer(job: Mapping[str, Any], started: float) -> dict[str, Any]:
     if budget.seconds is not None:
         budget = replace(budget, seconds=max(budget.seconds - (loaded - started), 1e-3))
     if isinstance(question, RadiusQuestion):
-        fields = _ask_radius(verifier, question, model, budget, job["seed"])
+        fields = _ask_radius(verifier, question, model, budget, job["seed"], left)
     else:
         query = Query(model, question)
-        fields = _verdict_fields(verifier.verify(query, budget=budget, seed=job["seed"]), len(query.cases()))
+        result = verifier.verify(query, budget=budget, seed=job["seed"])
+        fields = _verdict_fields(result, len(query.cases()))
+        _leave(result, left)
     done = time.perf_counter()
     return {**fields, "verifier_seconds": done - loaded, "load_seconds": loaded - started}
+
+
+def _leave(result: Result, left: list[KeptEvidence]) -> None:
+    if result.verdict is not Verdict.UNKNOWN and result.evidence is not None:
+        left.append(KeptEvidence(result.evidence, result.query_digest, result.verifier))
 
 
 def _verdict_fields(result: Result, cases: int = 1) -> dict[str, Any]:
@@ -150,7 +194,7 @@ def _margin(result: Result, cases: int) -> float | None:
 
 
 def _ask_radius(
-    verifier: Verifier, question: RadiusQuestion, model: Model, budget: Budget, seed: int
+    verifier: Verifier, question: RadiusQuestion, model: Model, budget: Budget, seed: int, left: list[KeptEvidence]
 ) -> dict[str, Any]:
     # A suite lists its falsifiers as rows of their own: no attack beside, but for a complete method to start from.
     kind = verifier.capabilities.kinds.get(question.norm)
@@ -165,6 +209,8 @@ def _ask_radius(
     proof = radius.certified.result if radius.certified and certified else None
     attack = radius.falsified.result if radius.falsified else None
     spoken = proof or attack
+    if spoken is not None:
+        _leave(spoken, left)
     reason, detail = (None, "") if verdict is not Verdict.UNKNOWN else _undecided(radius, proving=proving)
     words = {Verdict.HOLDS: "unsat", Verdict.VIOLATED: "sat"}
     fallback = str(reason) if reason in (Reason.TIMEOUT, Reason.ERROR) else "unknown"

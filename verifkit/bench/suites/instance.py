@@ -10,9 +10,10 @@ import dataclasses
 import hashlib
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,9 @@ class Instance:
 
     model_path, property_path: the files; model_name, property_name: what reports call them. expected: "unsat", "sat" or
     None where nothing is known; firmness: how well that is known. limits: of each verifier's answer. verifiers: the
-    names of the suite's verifiers that it is put to, None for all of them. grid: the radii, as decimal text, at which a
-    report wants the certified accuracy (a curve); None where that was not asked. audit: why an attack was added to the
-    study (`verifkit.bench.rows.schema.Row`), None for what the suite itself asks.
+    labels or names of the suite's verifiers that it is put to, None for all of them. grid: the radii, as decimal text,
+    at which a report wants the certified accuracy (a curve); None where that was not asked. audit: why an attack was
+    added to the study (`verifkit.bench.rows.schema.Row`), None for what the suite itself asks.
     """
 
     id: str
@@ -69,6 +70,18 @@ class Instance:
     def question(self) -> str:
         """ "verify" or "radius"."""
         return RADIUS if self.sample is not None and self.sample.radius is None else VERIFY
+
+    def bare(self) -> Instance:
+        """The question alone, without names, limits and whom it is put to: equal where the same is asked."""
+        return Instance(
+            id="",
+            suite="",
+            model_path=self.model_path,
+            model_name="",
+            property_path=self.property_path,
+            property_name="",
+            sample=self.sample,
+        )
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -156,6 +169,8 @@ def _row(sample: Sample, samples: Arrays) -> np.ndarray:
 
 def read_samples(path: str) -> tuple[np.ndarray, np.ndarray]:
     """The arrays `x` (n, ...) and `y` (n,) of an `.npz` file. Raises `SuiteError` naming the file."""
+    if Path(path).is_file() and not zipfile.is_zipfile(path):
+        raise SuiteError(f"'{path}' cannot be read as an .npz file: it is no archive of arrays, as np.savez writes it")
     try:
         with np.load(path, allow_pickle=False) as data:
             missing = [name for name in ("x", "y") if name not in data]
@@ -173,17 +188,41 @@ def read_samples(path: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A verifier as a study wants it: its name and options, what groups call it, and limits in place of theirs."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+    limits: Budget = field(default_factory=Budget)
+
+    def takes(self, instance: Instance) -> bool:
+        """Whether the instance is put to it."""
+        return instance.verifiers is None or self.label in instance.verifiers or self.name in instance.verifiers
+
+
+@dataclass(frozen=True)
 class Suite:
-    """Instances, in the order written, and the verifiers to put them to: (name, options) pairs, perhaps none.
+    """Instances, in the order written, and the verifiers to put them to, perhaps none.
 
     seed, repeats: each question is asked with the seeds `seed`, ..., `seed + repeats - 1`.
     """
 
     name: str
     instances: tuple[Instance, ...]
-    verifiers: tuple[tuple[str, Mapping[str, Any]], ...] = field(default=())
+    verifiers: tuple[Choice, ...] = ()
     seed: int = 0
     repeats: int = 1
+
+    def require_verifiers(self) -> None:
+        """Raises `SuiteError` where there are none to put the instances to."""
+        if not self.verifiers:
+            raise SuiteError(f"suite '{self.name}' names no verifiers: add [[verifiers]] to it, or name them")
+
+    def put_to(self, verifiers: Sequence[tuple[str, Mapping[str, Any]]]) -> Suite:
+        """Every instance put to each of these (name, options) pairs, whatever its group says."""
+        free = tuple(replace(instance, verifiers=None) for instance in self.instances)
+        return replace(self, instances=free, verifiers=tuple(Choice(name, options) for name, options in verifiers))
 
 
 def distinct(instances: Iterable[Instance]) -> tuple[Instance, ...]:

@@ -11,11 +11,15 @@ from verifkit.bench.suites.suite_folder import read_folder
 from verifkit.errors import SuiteError
 
 
-def load_suite(path: str | os.PathLike[str]) -> Suite:
-    """The suite in a TOML file or a VNN-COMP benchmark folder. Raises `SuiteError`."""
+def load_suite(path: str | os.PathLike[str], *, own_verifiers: bool = True) -> Suite:
+    """The suite in a TOML file or a VNN-COMP benchmark folder.
+
+    own_verifiers: it will be put to the verifiers that it names itself, so that an optional package which one of them
+    lacks is a mistake. Raises `SuiteError`.
+    """
     source = Path(path)
-    if source.is_dir():
+    if os.path.isdir(source):  # never raises, whatever the name
         return Suite(source.resolve().name, distinct(read_folder(source)))
-    if not source.exists():
+    if not os.path.exists(source):
         raise SuiteError(f"suite '{source}' does not exist: name a TOML file or a VNN-COMP benchmark folder")
-    return read_suite_file(source)
+    return read_suite_file(source, own_verifiers=own_verifiers)

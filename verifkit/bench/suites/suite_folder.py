@@ -12,6 +12,9 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from verifkit.bench.suites.instance import Instance
@@ -21,23 +24,31 @@ from verifkit.errors import SuiteError
 Expected = dict[tuple[str, str, str], tuple[str, str]]
 
 
-def read_folder(folder: Path) -> list[Instance]:
-    """The instances of a VNN-COMP benchmark folder, whose name is their suite."""
+def read_folder(folder: Path, *, only: Sequence[str] = (), limit: int | None = None) -> list[Instance]:
+    """The instances of a VNN-COMP benchmark folder, whose name is their suite.
+
+    only: glob patterns, where there are any: an instance is read if one of them fits its model or its property as
+    `instances.csv` writes them, or its id. limit: the most instances, the first ones. What is left out may be missing.
+    """
     table = folder / "instances.csv"
     name = folder.resolve().name
     expected = _expected(folder)
-    instances = []
+    instances: list[Instance] = []
     for number, cells in enumerate(csv.reader(io.StringIO(read_text(table))), start=1):
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != 3:
             raise SuiteError(f"'{table}', line {number}: {len(cells)} columns, not onnx,vnnlib,timeout")
-        onnx, vnnlib, limit = (cell.strip() for cell in cells)
-        where = f"'{table}', line {number}"
+        onnx, vnnlib, seconds = (cell.strip() for cell in cells)
+        identity, where = f"{stem(onnx)}/{stem(vnnlib)}", f"'{table}', line {number}"
+        if only and not any(fnmatchcase(text, p) for p in only for text in (onnx, vnnlib, identity)):
+            continue
+        if limit is not None and len(instances) == limit:
+            break
         word, firmness = expected.get((name, onnx, vnnlib), ("", ""))
         instances.append(
             Instance(
-                id=f"{stem(onnx)}/{stem(vnnlib)}",
+                id=identity,
                 suite=name,
                 model_path=find_file(folder, onnx, where),
                 model_name=onnx,
@@ -45,11 +56,12 @@ def read_folder(folder: Path) -> list[Instance]:
                 property_name=vnnlib,
                 expected=word if word in ("sat", "unsat") else None,
                 firmness=firmness or None,
-                limits=Budget(seconds=_seconds(limit, where)),
+                limits=Budget(seconds=_seconds(seconds, where)),
             )
         )
     if not instances:
-        raise SuiteError(f"'{table}' lists no instance")
+        which = f" whose model, property or id fits {' or '.join(map(repr, only))}" if only else ""
+        raise SuiteError(f"'{table}' lists no instance{which}")
     return instances
 
 
@@ -82,7 +94,7 @@ def _seconds(text: str, where: str) -> float:
 def find_file(folder: Path, name: str, where: str) -> str:
     """The path of the file `name` in `folder`, or of `name.gz`. Raises `SuiteError` starting with `where`."""
     for candidate in (folder / name, folder / f"{name}.gz"):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # never raises, whatever the name
             return str(candidate.resolve())
     raise SuiteError(f"{where}: there is no file '{folder / name}'")
 
