@@ -25,10 +25,10 @@ COMPETITION_TOLERANCE = Fraction(1, 10_000)
 def confirm(query: Query, candidate: Sequence[Fraction] | np.ndarray) -> Witness | None:
     """The witness at or next to `candidate` (flat), or None where no replay confirms one.
 
-    The point is first moved to the nearest input that the model can be fed (floats of its precision inside the
-    effective set); failing that, the candidate itself is tried in exact arithmetic. Every point tried lies in the
-    effective input set. A candidate in rationals is replayed exactly even where floats call it safe: whoever reckons
-    in them may have found a tie.
+    The point is first moved to the nearest input that the model can be fed (floats of its precision inside the set as
+    written, else inside the effective one); failing that, the candidate itself is tried in exact arithmetic. Every
+    point tried lies in the effective input set. A candidate in rationals is replayed exactly even where floats call it
+    safe: whoever reckons in them may have found a tie.
     """
     exact = tuple(candidate) if all(isinstance(v, Fraction) for v in candidate) else ()
     for x in _feedable(query, candidate):
@@ -56,16 +56,24 @@ def _fractions(values: np.ndarray) -> tuple[Fraction, ...]:
 
 
 def _feedable(query: Query, candidate: Sequence[Fraction] | np.ndarray) -> Iterator[tuple[Fraction, ...]]:
-    """Points of the effective set to try: floats of the model's precision, then the candidate as it is."""
+    """Points of the effective set to try: floats of the model's precision, then the candidate as it is.
+
+    Of a box first those in it as written, then those in the widened one.
+    """
     region, dtype = query.prop.input_set, query.model.dtype
     point = np.array([float(v) for v in np.asarray(candidate, dtype=object).reshape(-1)])
     if point.size != query.prop.n_inputs or not np.isfinite(point).all():
         return
     if isinstance(region, Box):
-        lower, upper = region.floats(dtype)
         with np.errstate(over="ignore"):  # far outside: the box cuts it off
-            fed = point.astype(dtype).astype(np.float64)
-        yield _fractions(np.clip(fed, lower, upper))
+            fed = point.astype(dtype)
+        inner = float_above(region.lower, dtype), float_below(region.upper, dtype)
+        strict = np.clip(fed, *inner).astype(np.float64)
+        if (inner[0] <= inner[1]).all():  # a point of the box as written, where one will do
+            yield _fractions(strict)
+        widened = np.clip(fed.astype(np.float64), *region.floats(dtype))
+        if not np.array_equal(strict, widened):
+            yield _fractions(widened)
     else:
         yield from _in_ball(region, point, dtype)
     exact = tuple(Fraction(v) for v in np.asarray(candidate, dtype=object).reshape(-1))

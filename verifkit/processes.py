@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable
 
 _PR_SET_PDEATHSIG = 1
@@ -119,6 +120,25 @@ def kill_group(leader: int) -> None:
     if sys.platform != "win32":
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(leader, signal.SIGKILL)
+
+
+def end_marked(name: str, value: str, seconds: float = 5.0) -> None:
+    """Ends every process that was started with the environment variable `name` set to `value`, whoever its parent is.
+
+    Looks again until none is left, or the seconds are over: some may start others meanwhile.
+    """
+    import psutil
+
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(name) == value:
+                    found.append(process.pid)
+        if not found:
+            return
+        kill(found)
 
 
 def memory_available() -> int:

@@ -23,6 +23,9 @@ from verifkit.radius import TOLERANCE, Radius, RadiusEnd, RadiusSearch, bisect, 
 from verifkit.registry import create, falsifiers, substitutes, verifier_class
 from verifkit.result import Arithmetic, Guarantee, Outcome, Reason, Result, Semantics, Verdict
 
+NOT_REPLAYED = "a candidate counterexample did not replay as one"
+"""The detail of an UNKNOWN that stands for a counterexample which no replay confirmed."""
+
 
 class Verifier(ABC):
     """Answers queries. Concrete ones are `@dataclass(frozen=True, kw_only=True)`: their fields are their options.
@@ -215,6 +218,8 @@ class Verifier(ABC):
     @final
     def _vetted(self, query: Query, outcome: Outcome) -> Outcome:
         """What is left of a claim after checking it."""
+        if not isinstance(outcome, Outcome) or not isinstance(outcome.verdict, Verdict):
+            return Outcome.unknown(Reason.ERROR, f"{self.name} answered with something that is no Outcome")
         kind = self.capabilities.kinds[query.norm]
         if outcome.verdict is Verdict.HOLDS:
             if kind is Kind.FALSIFIER or outcome.guarantee is None:
@@ -231,7 +236,7 @@ class Verifier(ABC):
         if witness is None:
             return Outcome.unknown(
                 Reason.UNCONFIRMED,
-                "a candidate counterexample did not replay as one",
+                NOT_REPLAYED,
                 statistics=outcome.statistics,
             )
         exact = any(r.arithmetic == "rational" and r.unsafe for r in witness.replays)

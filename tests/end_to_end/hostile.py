@@ -129,7 +129,8 @@ def install(folder: Path) -> list[str]:
     info = folder / "hostile-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hostile\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[verifkit.verifiers]\nhostile = hostile:Hostile\n")
+    plugins = "hostile = hostile:Hostile\nmalicious = malicious:Malicious\nliar = malicious:Liar\n"
+    (info / "entry_points.txt").write_text(f"[verifkit.verifiers]\n{plugins}")
     return [str(folder), str(Path(__file__).parent)]
 
 

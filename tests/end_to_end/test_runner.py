@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.end_to_end.hostile import MARK, install, wait_until_gone, write_folder, write_model
-from verifkit import registry
+from tests.end_to_end.hostile import wait_until_gone, write_folder, write_model
 from verifkit.bench.rows.schema import Row
 from verifkit.bench.rows.store import read_rows
 from verifkit.bench.running.runner import RunSummary, run
 from verifkit.bench.suites.suite import load_suite
 from verifkit.budget import Budget
 from verifkit.errors import OptionError, SuiteError, UnknownVerifier
-
-
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Installs the hostile verifier for this process and its children; the mark that all of them carry."""
-    for entry in install(tmp_path / "plugin"):
-        monkeypatch.syspath_prepend(entry)
-    registry._entry_points.cache_clear()
-    mark = uuid.uuid4().hex
-    monkeypatch.setenv(MARK, mark)
-    yield mark
-    registry._entry_points.cache_clear()
-    registry.verifier_class.cache_clear()
 
 
 def ask(folder: Path, out: Path, mode: str, **options: Any) -> list[Row]:

@@ -93,8 +93,8 @@ def test_against_expected_verdicts(verdict: str, expected: str, firmness: str, k
 
 
 def test_the_sentence_says_where_a_witness_lies() -> None:
-    found = single(row("milp", "VIOLATED", expected="unsat", firmness="reported", witness=witness(written=False)))
-    assert "disagrees" in found.kind
+    found = single(row("milp", "VIOLATED", expected="unsat", firmness="firm", witness=witness(written=False)))
+    assert found.kind is ContradictionKind.TOLERATED
     assert "confirmed by onnxruntime" in found.sentence
     assert "not in the written one" in found.sentence
 
@@ -183,3 +183,19 @@ def test_violations_come_first_and_nothing_is_found_in_nothing() -> None:
     ]
     assert kinds(*rows)[0] is ContradictionKind.SOUNDNESS
     assert find(frame([])) == []
+
+
+def test_samples_in_other_clip_boxes_do_not_meet_at_other_radii() -> None:
+    sample = {"index": 0, "label": 0}
+    clipped = row("crown", radius=0.3, property="test.npz[0] linf 0.3 in [0, 1]", property_hash="a", **sample)
+    free = row("pgd", "VIOLATED", radius=0.2, property="test.npz[0] linf 0.2", property_hash="b", **sample)
+    assert kinds(clipped, free) == []
+    same = {**free, "property": "test.npz[0] linf 0.2 in [0, 1]"}
+    assert kinds(clipped, same) == [ContradictionKind.SOUNDNESS]
+
+
+def test_a_witness_outside_the_written_set_counts_as_no_miss() -> None:
+    likely = NETWORK | {"failure_probability": 0.01}
+    claim = row("sampler", guarantee=likely, kind="probabilistic")
+    assert misses(frame([claim, row("pgd", "VIOLATED")]))[0].misses == 1
+    assert misses(frame([claim, row("pgd", "VIOLATED", witness=witness(written=False))]))[0].misses == 0

@@ -222,3 +222,16 @@ def test_reluplex_says_so_beyond_all_floats() -> None:
     prop = Property(Box((Fraction(-1),), (Fraction(1),)), (Polyhedron((row,)),), 1)
     result = create("reluplex", {"arithmetic": "rational"}).verify(Query(to_model(toy), prop))
     assert result.verdict is Verdict.HOLDS or result.reason is Reason.UNCONFIRMED
+
+
+def test_a_witness_is_in_the_box_as_written_where_one_will_do() -> None:
+    end = Fraction(1, 10)  # no float: those of the effective box reach a little below
+    beyond = Fraction(float(np.nextafter(np.float32(0.1), np.float32(0))))
+    assert beyond < end
+    box = Box((end,), (Fraction(1),))
+    witness = confirm(identity_query(box, unsafe_when_at_most(Fraction(11, 100))), np.array([0.0]))
+    assert witness is not None
+    assert witness.in_written_set
+    only_beyond = confirm(identity_query(box, unsafe_when_at_most(beyond)), np.array([0.0]))
+    assert only_beyond is not None
+    assert (only_beyond.in_written_set, only_beyond.x[0]) == (False, beyond)

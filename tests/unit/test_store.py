@@ -167,3 +167,14 @@ def test_rows_are_strict_json(tmp_path: Path) -> None:
     values = json.loads((tmp_path / ROWS).read_text())
     assert list(values) == [f.name for f in fields(Row)]
     assert Row.from_json({**values, "added_later": 1}) == make("a")
+
+
+def test_what_others_write_during_a_run_is_cut_off_again(tmp_path: Path) -> None:
+    with RowStore(tmp_path) as store:
+        store.append(make("a"))
+        with open(tmp_path / ROWS, "ab") as file:
+            file.write(b'{"schema": 2}\nnot a row\n{"torn')
+        store.append(make("b"))
+        with open(tmp_path / ROWS, "ab") as file:
+            file.write(b"nor this\n")
+    assert [row.key for row in read_rows(tmp_path)] == ["a", "b"]

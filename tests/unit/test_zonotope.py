@@ -362,3 +362,10 @@ def test_an_affine_network_is_bounded_exactly_in_every_norm() -> None:
         lower, upper = analysis.symbols.bounds(analysis.outputs)
         assert lower[0, 0] == pytest.approx(-2 * dual, rel=1e-12)
         assert upper[0, 0] == pytest.approx(2 * dual, rel=1e-12)
+
+
+def test_the_answer_says_whether_symbols_were_dropped() -> None:
+    toy = random_toy(np.random.default_rng(3), n_inputs=3, n_outputs=2, hidden=[6, 6], weights="gaussian")
+    query = Query(to_model(toy), robustness((0.5, 0.5, 0.5), 0, "0.4", "inf", n_outputs=2))
+    assert Zonotope().verify(query).statistics["reduced"] == 0
+    assert Zonotope(generators=2).verify(query).statistics["reduced"] == 1

@@ -8,7 +8,7 @@ the transformers `verifkit.analysis.parallel`. Guarantee: HOLDS about the networ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -61,4 +61,5 @@ class Zonotope(Verifier):
         network = query.network.without_max()
         analysis = zonotopes(network, region_of(query), clock, generators=self.generators or None)
         rows = rows_of(query.prop)
-        return conclude(query, rows, analysis.property_rows(rows), analysis.linear)
+        outcome = conclude(query, rows, analysis.property_rows(rows), analysis.linear)
+        return replace(outcome, statistics={**outcome.statistics, "reduced": int(analysis.reduced)})

@@ -18,7 +18,7 @@ from verifkit.analysis.slopes import Ascent, raise_rows
 from verifkit.budget import Clock
 from verifkit.evidence import Held, Leaf, Lines
 from verifkit.functions import ScalarFunction
-from verifkit.ops import Activation, Product
+from verifkit.ops import Activation, Max, Product
 from verifkit.query import Query
 from verifkit.result import Arithmetic, Guarantee, Outcome, Reason
 
@@ -105,7 +105,10 @@ def conclude(
     lower = np.reshape(lower, -1).astype(np.float64)  # the thresholds are: nothing is rounded in comparing
     found = rows.refuting(lower)
     margin = rows.margin(lower)
-    statistics = {"margin": margin}
+    statistics: dict[str, float | int | str] = {"margin": margin}
+    groups = sum(isinstance(node, Max) for node in query.network.nodes)
+    if groups:  # bounds of the maxima are not ordered as those of linear maps and activations are
+        statistics["max nodes"] = groups
     bounds = layer_bounds(query.network, analysis)
     refuting = [f for f in found if f is not None]
     if len(refuting) < len(found):

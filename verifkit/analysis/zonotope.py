@@ -9,6 +9,7 @@ Sources: Gehr et al. (AI2), IEEE S&P 2018, section IV; Singh et al. (DeepZ), Neu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,13 +36,14 @@ from verifkit.weighted_maps import Dense
 @dataclass(frozen=True, eq=False)
 class ZonotopeAnalysis:
     """linear: bounds of every node, with the lines and planes that were used. inputs, outputs: forms of the first and
-    the last node, in the symbols `symbols`, of reach `reach`."""
+    the last node, in the symbols `symbols`, of reach `reach`. reduced: some node may have lost symbols."""
 
     linear: LinearAnalysis
     symbols: InputSymbols
     reach: Array
     inputs: Forms
     outputs: Forms
+    reduced: bool
 
     def property_rows(self, rows: Rows) -> Array:
         """Rigorous lower bounds `(B, R)` on the left side of every row of an unsafe set, by the output's zonotope."""
@@ -106,6 +108,7 @@ class _Builder:
         self.symbols = InputSymbols(region)
         self.reach = self.symbols.reach
         self.forms: dict[int, Forms] = {0: self.symbols.forms()}
+        self.cut = False
 
     def build(self) -> ZonotopeAnalysis:
         signs, inputs = needs_signs(self.network), self.forms[0]
@@ -121,7 +124,7 @@ class _Builder:
             for parent in set(node.parents):
                 if last_reader[parent] == index:
                     del self.forms[parent]
-        return ZonotopeAnalysis(self.result, self.symbols, self.reach, inputs, self.forms[len(bounds) - 1])
+        return ZonotopeAnalysis(self.result, self.symbols, self.reach, inputs, self.forms[len(bounds) - 1], self.cut)
 
     def _forms(self, index: int, node: Node) -> Forms:
         shapes = [self.network.nodes[k].shape for k in (index, *node.parents)]
@@ -137,6 +140,7 @@ class _Builder:
 
     def _reduced(self, forms: Forms, limit: int) -> Forms:
         fixed = 0 if self.region.center is None else self.symbols.count  # boxed, they would lose the ball's shape
+        self.cut |= limit < max(forms.symbols.size - fixed, math.prod(forms.center.shape[1:]))
         return reduced(forms, self.reach, limit, fixed)
 
     def _relaxed(self, index: int, node: Node, parents: Sequence[Forms], limit: int) -> Forms:

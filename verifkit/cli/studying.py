@@ -34,6 +34,7 @@ _NO_OPTIONS: dict[str, str] = {}
 @click.option("--check", is_flag=True, help="Read everything, say what would be asked, and run nothing.")
 @click.option("--evidence", is_flag=True, help="Keep the evidence of definite answers in DIR/evidence; can be large.")
 @click.option("--cluster", metavar="WHERE", help="Dask workers answer: a scheduler's address or file, or slurm.")
+@click.option("--no-audit", is_flag=True, help="No attacks of the study's own inside what was certified.")
 def bench(
     suite: str,
     verifiers: str | None,
@@ -49,6 +50,7 @@ def bench(
     check: bool,
     evidence: bool,
     cluster: str | None,
+    no_audit: bool,
 ) -> None:
     """Put every instance of SUITE (a .toml file or a VNN-COMP folder) to every verifier.
 
@@ -83,8 +85,11 @@ def bench(
         progress=_progress(),
         evidence=evidence,
         cluster=cluster,
+        audit=not no_audit,
     )
-    say(f"{summary.rows} rows: {summary.written} run now, {summary.standing} stood already, {summary.errors} errors")
+    attacks = f"; the audit added {summary.attacks} attacks" if summary.attacks else ""
+    counts = f"{summary.written} run now, {summary.standing} stood already, {summary.errors} errors"
+    say(f"{summary.rows} rows: {counts}{attacks}")
     _summarise(folder)
 
 
@@ -151,9 +156,9 @@ def _summarise(folder: Path) -> None:
 
 
 def _exit_on_violation(rows: Any, where: str) -> None:
-    from verifkit.bench.audit.contradictions import find, soundness_violations
+    from verifkit.bench.audit.review import review
 
-    if soundness_violations(find(rows)):
+    if review(rows).violations:
         say(f"soundness violation: answers of this run contradict each other; {where}")
         sys.exit(VIOLATION)
 

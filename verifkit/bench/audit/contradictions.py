@@ -12,38 +12,14 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import pandas as pd
 
+from verifkit.bench.audit.finding import Contradiction, ContradictionKind, in_order
 from verifkit.bench.rows.frame import NETWORK, records
 
 NORM_NAMES = {"inf": "l-inf", "1": "l1", "2": "l2", "0": "l0"}
-
-
-class ContradictionKind(StrEnum):
-    """SOUNDNESS and EXPECTED are violations; the others are listed and explained."""
-
-    SOUNDNESS = "soundness violation"
-    EXPECTED = "differs from a firm expected verdict"
-    REPORTED = "disagrees with a reported verdict"
-    SEMANTICS = "differs across semantics"
-    UNCONFIRMED = "witness not confirmed"
-    MISS = "miss of a probabilistic answer"
-
-
-@dataclass(frozen=True)
-class Contradiction:
-    """One contradiction. rows: the lines of rows.jsonl that it rests on, counted from 1."""
-
-    kind: ContradictionKind
-    sentence: str
-    rows: tuple[int, ...]
-
-    @property
-    def is_violation(self) -> bool:
-        return self.kind in (ContradictionKind.SOUNDNESS, ContradictionKind.EXPECTED)
 
 
 @dataclass(frozen=True)
@@ -77,7 +53,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class _Claim:
-    """subject None and no semantics: a witness that nothing confirmed."""
+    """No semantics: a witness that nothing confirmed. strict: False for one that lies outside the set as written."""
 
     row: dict[str, Any]
     safe: bool
@@ -85,6 +61,7 @@ class _Claim:
     subject: str
     semantics: frozenset[str]
     chance: float
+    strict: bool = True
 
     @property
     def line(self) -> int:
@@ -96,8 +73,7 @@ def find(df: pd.DataFrame) -> list[Contradiction]:
     found = [_judge(safe, unsafe) for safe, unsafe in _pairs(df) if unsafe.radius <= safe.radius]
     found += [c for row in records(df) for c in _against_expected(row)]
     found += [_miss_sentence(m, lines) for m, lines in _misses(df) if m.misses]
-    order = list(ContradictionKind)
-    return sorted((c for c in found if c is not None), key=lambda c: (order.index(c.kind), c.rows))
+    return in_order([c for c in found if c is not None])
 
 
 def soundness_violations(found: list[Contradiction]) -> bool:
@@ -130,6 +106,9 @@ def _judge(safe: _Claim, unsafe: _Claim) -> Contradiction | None:
     lines = tuple(dict.fromkeys((safe.line, unsafe.line)))
     if not unsafe.semantics:
         return Contradiction(ContradictionKind.UNCONFIRMED, f"{said}. No replay confirms that witness.", lines)
+    if not unsafe.strict:
+        where = "outside the set as written, by no more than the competition's tolerance: it establishes no `sat`"
+        return Contradiction(ContradictionKind.TOLERATED, f"{said}. That witness lies {where}.", lines)
     if not safe.semantics & unsafe.semantics:
         said += f". The proof is about {_names(safe.semantics)} semantics, the witness about {_names(unsafe.semantics)}"
         return Contradiction(ContradictionKind.SEMANTICS, f"{said}: not the same claim.", lines)
@@ -158,15 +137,18 @@ def _claims_by_question(df: pd.DataFrame) -> dict[Hashable, list[_Claim]]:
             sample = not math.isnan(row["index"]) and row["norm"] and _has_radius(row)
             if sample:
                 label = None if math.isnan(row["label"]) else row["label"]
-                key = ("sample", row["suite"], row["model_hash"], _source(row), row["index"], row["norm"], label)
+                key = ("sample", row["suite"], row["model_hash"], source(row), row["index"], row["norm"], label)
                 groups[key].append(claim)
     return groups
 
 
-def _source(row: dict[str, Any]) -> str:
-    """The file of the sample, from the property's name ("inputs.npz[3] linf 0.1"); "" where the name is another."""
-    file, bracket, _ = str(row["property"]).partition(f"[{row['index']:.0f}]")
-    return file if bracket else ""
+def source(row: dict[str, Any]) -> tuple[str, str]:
+    """The file of the sample and its clip box, from the property's name ("inputs.npz[3] linf 0.1 in [0, 1]").
+
+    "" for either that the name does not tell.
+    """
+    file, bracket, rest = str(row["property"]).partition(f"[{row['index']:.0f}]")
+    return (file, rest.partition(" in ")[2]) if bracket else ("", "")
 
 
 def _comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -194,7 +176,13 @@ def _claims(row: dict[str, Any]) -> Iterator[_Claim]:
         guarantee = row["guarantee"] if definite and isinstance(row["guarantee"], dict) else {}
         # A witness is replayed on the network itself, whatever else the row certifies.
         subject = str(guarantee.get("subject") or NETWORK)
-        yield _Claim(row, False, reach, subject, _confirmed_semantics(row), chance if definite else 0.0)
+        semantics, strict = _confirmed_semantics(row), is_strict(row["witness"])
+        yield _Claim(row, False, reach, subject, semantics, chance if definite else 0.0, strict)
+
+
+def is_strict(witness: Any) -> bool:
+    """Whether a witness lies in the input set as written, and not only within a tolerance of it."""
+    return not isinstance(witness, dict) or bool(witness.get("in_written_set", True))
 
 
 def _confirmed_semantics(row: dict[str, Any]) -> frozenset[str]:
@@ -229,9 +217,11 @@ def _against_expected(row: dict[str, Any]) -> Iterator[Contradiction]:
         witness = row["witness"] if isinstance(row["witness"], dict) else {}
         by = witness.get("confirmed_by")
         said += f"; its witness is confirmed by {by}" if by else "; no replay confirms its witness"
-        said += "" if witness.get("in_written_set", True) else ", and lies in the float box but not in the written one"
+        said += "" if is_strict(witness) else ", and lies in the float box but not in the written one"
     firm = row["firmness"] == "firm"
     kind = ContradictionKind.EXPECTED if firm else ContradictionKind.REPORTED
+    if row["verdict"] == "VIOLATED" and not is_strict(row["witness"]):
+        kind = ContradictionKind.TOLERATED
     yield Contradiction(kind, said.format("firmly expected" if firm else "reported") + ".", (int(row["line"]),))
 
 
@@ -243,7 +233,13 @@ def _misses(df: pd.DataFrame) -> Iterator[tuple[MissCount, list[int]]]:
     claims = [r for r in records(df) if _is_probabilistic(r)]
     missed = {int(r["line"]) for r in claims if _expectation(r) is False and r["firmness"] == "firm"}
     for safe, unsafe in _pairs(df):
-        if safe.chance and unsafe.semantics and unsafe.radius <= safe.radius and safe.subject == unsafe.subject:
+        if (
+            safe.chance
+            and unsafe.semantics
+            and unsafe.strict
+            and unsafe.radius <= safe.radius
+            and safe.subject == unsafe.subject
+        ):
             missed.add(safe.line)
     for method, subject in sorted({(r["method"], r["subject"]) for r in claims}):
         own = [r for r in claims if (r["method"], r["subject"]) == (method, subject)]

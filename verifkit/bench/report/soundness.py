@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from verifkit.bench.audit.contradictions import Contradiction, Coverage, MissCount, coverage, find, misses
+from verifkit.bench.audit.contradictions import Coverage, MissCount
+from verifkit.bench.audit.finding import Contradiction
+from verifkit.bench.audit.review import review
 from verifkit.bench.rows.frame import audits, grouped, records
 
 LISTED = 100
@@ -45,9 +47,10 @@ class Soundness:
 
 def soundness(df: pd.DataFrame) -> Soundness:
     """All that the page says of soundness; `df` with the audit's rows."""
-    found = find(df)
+    audit = review(df)
     counts = [
         AuditCount(where, verifier, len(own), sum(r["verdict"] == "VIOLATED" for r in own))
         for (where, verifier), own in grouped(records(audits(df)), "audit", "method").items()
     ]
-    return Soundness(found[:LISTED], len(found), sum(c.is_violation for c in found), coverage(df), misses(df), counts)
+    found = audit.findings
+    return Soundness(found[:LISTED], len(found), len(audit.violations), audit.coverage, audit.misses, counts)

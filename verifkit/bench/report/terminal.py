@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from verifkit.bench.audit.contradictions import NORM_NAMES, coverage, find
+from verifkit.bench.audit.contradictions import NORM_NAMES
+from verifkit.bench.audit.review import review
 from verifkit.bench.report.scores import REASONS, radius_table, verdict_table
 from verifkit.bench.rows.frame import SMOOTHED, records
 from verifkit.radius import shorten
@@ -96,7 +97,8 @@ def terminal_radii(df: pd.DataFrame) -> Table:
 
 def verdict_sentence(df: pd.DataFrame) -> list[str]:
     """What a reader must know first: the contradictions, or that there is none and what that rests on."""
-    found = find(df)
+    audit = review(df)
+    found = audit.findings
     violations = sum(c.is_violation for c in found)
     said = [f"{c.kind}: {c.sentence}" for c in found]
     if violations:
@@ -104,7 +106,7 @@ def verdict_sentence(df: pd.DataFrame) -> list[str]:
             f"{violations} SOUNDNESS VIOLATION{'S' if violations > 1 else ''} among {plural(len(df), 'row')}",
             *said,
         ]
-    seen = coverage(df)
+    seen = audit.coverage
     basis = (
         f"no contradiction among {plural(seen.rows, 'row')} ({plural(seen.shared, 'question')} answered by several "
         f"verifiers, {plural(seen.expected, 'answer')} compared with an expected verdict)"

@@ -116,6 +116,10 @@ class RowStore:
         """Writes one row. Raises `SuiteError` where the disk takes no more; what stood before stays whole."""
         line = row.to_line()
         try:
+            if (
+                os.fstat(self._file).st_size > self._size
+            ):  # whatever was added is no row of this run, which has the lock
+                os.ftruncate(self._file, self._size)
             written = os.write(self._file, line)
             while written < len(line):  # a disk that is nearly full takes a part
                 written += os.write(self._file, line[written:])
@@ -134,6 +138,7 @@ class RowStore:
     def close(self) -> None:
         """Forces the rows to the disk and gives the lock back."""
         try:
+            os.ftruncate(self._file, self._size)
             self._sync()
         except OSError as error:
             raise SuiteError(f"'{self.path}' cannot be written: {error.strerror}") from None

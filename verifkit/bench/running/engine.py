@@ -16,6 +16,10 @@ from verifkit.bench.running.answers import Task, answered_row, failed_row
 from verifkit.bench.running.inspection import Asked, inspect_models
 from verifkit.bench.running.isolation import Isolation, Method
 from verifkit.bench.suites.instance import Instance
+from verifkit.errors import RunnerError
+
+_IDLE_DEATHS = 3
+"""How often the fork server may end with nothing to do before the run gives up."""
 
 
 class Engine(Protocol):
@@ -94,21 +98,46 @@ class LocalEngine:
     def rows(self, tasks: Iterable[Task]) -> Iterator[Row]:
         waiting = deque(tasks)
         running: dict[int, tuple[Task, str]] = {}
+        idle_deaths = 0
         while waiting or running:
-            while waiting and len(running) < self._jobs:
-                task, started = waiting.popleft(), now()
-                if task.asked.error is not None:
-                    yield failed_row(task, task.asked.error, started, self._machine)
-                    continue
-                limits = task.limits
-                number = self._isolation.submit(
-                    job_of(task, evidence=self._evidence is not None),
-                    seconds=limits.seconds,
-                    memory=limits.memory_bytes,
-                    evidence=None if self._evidence is None else self._evidence / evidence_name(task.key),
-                )
-                running[number] = (task, started)
-            if running:
-                reply = self._isolation.next()
-                task, started = running.pop(reply.id)
-                yield answered_row(task, reply, started, self._machine)
+            while waiting and waiting[0].asked.error is not None:
+                task = waiting.popleft()
+                yield failed_row(task, task.asked.error or "", now(), self._machine)
+            try:
+                while waiting and len(running) < self._jobs and waiting[0].asked.error is None:
+                    running[self._submit(waiting[0])] = waiting[0], now()
+                    waiting.popleft()
+                ended = self._isolation.next() if running else None
+            except RunnerError:
+                idle_deaths += not running
+                if idle_deaths > _IDLE_DEATHS:
+                    raise
+                self._isolation.restart()
+                suspects = [task for task, _ in running.values()]
+                running.clear()
+                for task in suspects:
+                    yield self._alone(task)
+                continue
+            if ended is not None:
+                task, started = running.pop(ended.id)
+                yield answered_row(task, ended, started, self._machine)
+
+    def _submit(self, task: Task) -> int:
+        limits = task.limits
+        return self._isolation.submit(
+            job_of(task, evidence=self._evidence is not None),
+            seconds=limits.seconds,
+            memory=limits.memory_bytes,
+            evidence=None if self._evidence is None else self._evidence / evidence_name(task.key),
+        )
+
+    def _alone(self, task: Task) -> Row:
+        """One of those that ran when the server was killed: should it be killed again, this one has done it."""
+        started = now()
+        try:
+            self._submit(task)
+            return answered_row(task, self._isolation.next(), started, self._machine)
+        except RunnerError:
+            self._isolation.restart()
+            why = "the process that starts the workers was killed twice while this verifier ran, once with no other"
+            return failed_row(task, why, started, self._machine)

@@ -18,19 +18,21 @@ import errno
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, BinaryIO, Literal, Self
 
 from verifkit.bench.rows.whole_file import whole_file
 from verifkit.bench.running.worker import EVIDENCE, JOB, OUTPUT, RESULT, UNWRITTEN
 from verifkit.errors import RunnerError, SuiteError, VerifkitError
-from verifkit.processes import can_fork
+from verifkit.processes import can_fork, end_marked
 
 Method = Literal["fork", "spawn"]
 
@@ -51,10 +53,14 @@ _ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",
     "PYTHONHASHSEED": "0",
 }
+_MARK = "VERIFKIT_RUN"
+"""By which the processes of a run are told from others, where the one that watches over them was killed."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PROBE_BYTES = 65536
 _LINES = 30
 _LAST_BYTES = 8192
+_MOST_RESULT = 2**28
+"""Bytes of one answer: a counterexample of a large image takes a few million."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +93,23 @@ class Isolation:
         self._next = 0
         self._evidence: dict[int, Path] = {}
         self._directory: Path | None = None
+        self._left: list[Path] = []
+        self._mark = uuid.uuid4().hex
 
     def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def _start(self) -> None:
         settings = {
             "path": sys.path,
             "parent": os.getpid(),
             "method": self.method,
             "verifiers": self._verifiers,
         }
-        environ = {**os.environ, **_ENVIRONMENT}
+        environ = {**os.environ, **_ENVIRONMENT, _MARK: self._mark}
         try:
-            self._log = tempfile.TemporaryFile(prefix="verifkit-")
+            self._log = tempfile.TemporaryFile(prefix="verifkit-")  # noqa: SIM115 (open as long as the server runs)
         except OSError as error:
             raise SuiteError(f"no temporary file can be written: {error.strerror or error}") from None
         self._server = subprocess.Popen(
@@ -113,7 +125,22 @@ class Isolation:
         except BaseException:
             self._close()
             raise
-        return self
+
+    def restart(self) -> None:
+        """A new server in place of one that was killed; the jobs that ran are lost, folders stay where they are."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self._server.stdin.close()
+        self._server.wait()
+        self._server.stdout.close()
+        self._log.close()
+        end_marked(_MARK, self._mark)
+        if self._directory is not None:
+            self._left.append(self._directory)
+        self._evidence.clear()
+        self._start()
 
     @property
     def directory(self) -> Path:
@@ -164,22 +191,18 @@ class Isolation:
         told = self._receive()
         folder = self.directory / str(told["id"])
         try:
-            result = None
-            if (folder / RESULT).exists():
-                result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+            result = _result(folder / RESULT)
             for unwritten in folder.glob(f"{UNWRITTEN}*"):
-                raise self._full(int(unwritten.name.removeprefix(UNWRITTEN)))
+                if (number := unwritten.name.removeprefix(UNWRITTEN)).isdecimal():
+                    raise self._full(int(number))
             target = self._evidence.pop(told["id"], None)
-            left = target is not None and (folder / EVIDENCE).exists()
-            if target is not None and left:
-                with open(folder / EVIDENCE, "rb") as source, whole_file(target) as file:
-                    shutil.copyfileobj(source, file)
+            left = target is not None and _copied(folder / EVIDENCE, target)
             reply = Reply(result=result, output=_last_lines(folder / OUTPUT), evidence=left, **told)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        number = None if result is None else result.get("errno")
-        if (result is None or number in _FULL) and not self._takes_more():  # even without what that worker had written
-            raise self._full(number)
+        why = None if result is None else result.get("errno")
+        if (result is None or why in _FULL) and not self._takes_more():  # even without what that worker had written
+            raise self._full(why)
         return reply
 
     def _full(self, number: int | None) -> SuiteError:
@@ -229,17 +252,59 @@ class Isolation:
             self._server.wait()
         self._server.stdout.close()
         self._log.close()
-        if self._directory is not None:  # the server has removed it, unless it was killed
-            shutil.rmtree(self._directory, ignore_errors=True)
+        if self._server.returncode:
+            end_marked(_MARK, self._mark)
+        for folder in (self._directory, *self._left):  # the server has removed its own, unless it was killed
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _result(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file that a worker may have written, or anything that runs in it: None where it is none.
+
+    JSON in the narrow sense, so that it can be written again: no infinities, and text that UTF-8 can hold.
+    """
+    data = _last_bytes(path, _MOST_RESULT + 1)
+    try:
+        found = None if data is None or len(data) > _MOST_RESULT else json.loads(data)
+        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _last_lines(path: Path) -> str | None:
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _LAST_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return None
+    text = (_last_bytes(path, _LAST_BYTES) or b"").decode("utf-8", errors="replace")
     lines = text.strip().splitlines()[-_LINES:]
     return "\n".join(lines) or None
+
+
+def _copied(path: Path, target: Path) -> bool:
+    """Whether there was a file to copy to `target`."""
+    with _opened(path) as source:
+        if source is not None:
+            with whole_file(target) as file:
+                shutil.copyfileobj(source, file)
+        return source is not None
+
+
+def _last_bytes(path: Path, most: int) -> bytes | None:
+    """The end of a regular file; None where there is none."""
+    with _opened(path) as file:
+        if file is None:
+            return None
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - most))
+        return file.read(most)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO | None]:
+    """A regular file; None where there is none. No link in its place is followed, no pipe waited for."""
+    try:
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        yield None
+        return
+    with os.fdopen(number, "rb") as file:
+        yield file if stat.S_ISREG(os.fstat(number).st_mode) else None

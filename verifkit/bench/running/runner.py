@@ -1,7 +1,8 @@
 """Runs a suite: every instance to every verifier, each in a process of its own, every answer a row.
 
 First each model is inspected once (`verifkit.bench.running.worker.inspect`), which gives the hashes that the rows' keys
-are made of; then the rows that do not stand yet are run, in an order shuffled by the seed. Whatever happens to a
+are made of; then the rows that do not stand yet are run, in an order shuffled by the seed; then the audit's attacks on
+what was certified, which are rows as well. Whatever happens to a
 worker, its row is written; whatever happens to the runner, the same command goes on where it stopped.
 """
 
@@ -16,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from verifkit import registry
+from verifkit.bench.audit.attacks import DEFAULT, Attacker, Claims
 from verifkit.bench.rows.schema import Row
-from verifkit.bench.rows.store import RowStore, row_key
+from verifkit.bench.rows.store import RowStore, iterate_rows, row_key
 from verifkit.bench.rows.tables import write_tables
 from verifkit.bench.running import environment
 from verifkit.bench.running.answers import Contender, Task
 from verifkit.bench.running.engine import Engine, LocalEngine
 from verifkit.bench.running.inspection import Asked
 from verifkit.bench.running.isolation import Method
-from verifkit.bench.suites.instance import Suite
+from verifkit.bench.suites.instance import Instance, Suite
 from verifkit.budget import Budget
 from verifkit.errors import MissingPackage, OptionError
 from verifkit.processes import memory_available
@@ -36,12 +38,16 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunSummary:
-    """rows: all that the suite asks for. written: run now. standing: there already. errors: written with an error."""
+    """rows: all that the suite asks for. written: run now. standing: there already. errors: written with an error.
+
+    attacks: the rows that the audit added, now or before; not counted among the others.
+    """
 
     rows: int
     written: int
     standing: int
     errors: int
+    attacks: int = 0
 
 
 def run(
@@ -57,6 +63,7 @@ def run(
     method: Method | None = None,
     evidence: bool = False,
     cluster: str | None = None,
+    audit: bool = True,
 ) -> RunSummary:
     """Writes the rows of `suite` that do not stand in `out` yet; at the end all rows as Parquet and CSV.
 
@@ -66,7 +73,8 @@ def run(
     repeats: in place of the suite's. progress: called with (rows done, rows in all, row) after each row. method: how
     workers are started; default: what is safe here. evidence: whether the evidence of definite answers is kept in
     `out/evidence`. cluster: the Dask scheduler whose workers answer (`running.cluster.scheduler.connect`); jobs: then
-    at most that many rows at a time, by default all their threads.
+    at most that many rows at a time, by default all their threads. audit: whether what was certified is then attacked
+    (`verifkit.bench.audit.attacks`).
 
     Raises `SuiteError`, `UnknownVerifier`, `OptionError` or `MissingPackage` before anything runs, and `SuiteError`
     where `out` takes no more. After an interrupt no process is left, and the same call goes on.
@@ -83,8 +91,10 @@ def run(
     suite.require_verifiers()
     contenders = [(choice, _contender(choice.name, choice.options)) for choice in suite.verifiers]
     with RowStore(out) as store:
+        attacker = _default_attacker() if audit else None
         everyone = [contender for _, contender in contenders]
-        place = _engine(cluster, everyone, jobs, limits.memory_bytes, store.folder, method, evidence=evidence)
+        loaded = everyone if attacker is None else [*everyone, attacker]
+        place = _engine(cluster, loaded, jobs, limits.memory_bytes, store.folder, method, evidence=evidence)
         with place as engine:
             asked = engine.inspect(suite.instances)
             tasks = [
@@ -94,9 +104,46 @@ def run(
                 if choice.takes(question.instance)
                 for repeat in range(repeats)
             ]
-            summary = _run_tasks(engine, store, tasks, seed, progress)
+            claims = Claims() if audit else None
+            summary = _run_tasks(engine, store, tasks, seed, progress, claims=claims)
+            if claims is not None:
+                added = _attacks(claims, everyone, attacker)
+                wave = _attack(engine, store, added, limits, seed, progress, summary.rows)
+                summary = replace(summary, attacks=wave.rows, errors=summary.errors + wave.errors)
         write_tables(store.folder)
         return summary
+
+
+def _attack(
+    engine: Engine,
+    store: RowStore,
+    added: Sequence[tuple[Instance, Contender]],
+    limits: Budget,
+    seed: int,
+    progress: Progress | None,
+    before: int,
+) -> RunSummary:
+    """The audit's wave. Of the command's limits the one on memory holds; an attack has little time of its own."""
+    limits = Budget(memory_bytes=limits.memory_bytes)
+    asked = engine.inspect(list(dict.fromkeys(instance for instance, _ in added)))
+    found = {question.instance: question for question in asked}
+    tasks = [_task(found[instance], contender, limits, engine.memory_bytes, seed, 0) for instance, contender in added]
+    return _run_tasks(engine, store, tasks, seed, progress, before=before)
+
+
+def _attacks(
+    claims: Claims, contenders: Sequence[Contender], default: Contender | None
+) -> list[tuple[Instance, Contender]]:
+    """The questions that the audit adds, each with the falsifier to put it to."""
+    known = {Attacker.of(c.name, c.options, c.kinds): c for c in (*contenders, default) if c is not None}
+    own = [attacker for attacker, contender in known.items() if contender is not default]
+    other = next((attacker for attacker, contender in known.items() if contender is default), None)
+    return [(instance, known[attacker]) for instance, attacker in claims.attacks(own, other)]
+
+
+def _default_attacker() -> Contender | None:
+    """None where it is not installed."""
+    return _contender(DEFAULT, {}) if DEFAULT in registry.names() else None
 
 
 def _engine(
@@ -160,18 +207,32 @@ def _task(asked: Asked, contender: Contender, limits: Budget, share: int, seed: 
 
 
 def _run_tasks(
-    engine: Engine, store: RowStore, tasks: Sequence[Task], seed: int, progress: Progress | None
+    engine: Engine,
+    store: RowStore,
+    tasks: Sequence[Task],
+    seed: int,
+    progress: Progress | None,
+    *,
+    claims: Claims | None = None,
+    before: int = 0,
 ) -> RunSummary:
+    """Runs what does not stand yet. claims: gets all rows of the tasks. before: rows that were done before these."""
     distinct = {task.key: task for task in tasks}
     standing = distinct.keys() & store.keys
     waiting = [task for key, task in distinct.items() if key not in standing]
     random.Random(seed).shuffle(waiting)
     _LOG.info("%d rows to run, %d stand already", len(waiting), len(standing))
-    done, errors = len(standing), 0
+    if claims is not None and standing:
+        for row in iterate_rows(store.folder):
+            if row.key in distinct:
+                claims.add(row, distinct[row.key].asked.instance)
+    done, errors = before + len(standing), 0
     for row in engine.rows(waiting):
         store.append(row)
         done += 1
         errors += row.reason == Reason.ERROR
+        if claims is not None:
+            claims.add(row, distinct[row.key].asked.instance)
         if progress is not None:
-            progress(done, len(distinct), row)
+            progress(done, before + len(distinct), row)
     return RunSummary(len(distinct), len(waiting), len(standing), errors)

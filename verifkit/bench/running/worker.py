@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,7 +41,7 @@ from verifkit.io.evidence_file import KeptEvidence, save_evidence
 from verifkit.io.onnx import load_model
 from verifkit.model import Model
 from verifkit.query import Query, input_norm
-from verifkit.radius import Radius
+from verifkit.radius import Radius, RadiusEnd
 from verifkit.result import Reason, Result, Verdict, counts_to_json, guarantee_to_json, witness_to_json
 from verifkit.verifier import Verifier
 
@@ -51,6 +52,8 @@ OUTPUT = "output"
 UNWRITTEN = "unwritten-"
 """With the error's number: the name that the job gets where the disk took no result. Renaming needs no space."""
 _MODEL = "model.pickle"
+_MOST_STATISTICS = 1000
+_LONGEST_TEXT = 10_000
 
 
 def run_job(folder: Path) -> None:
@@ -59,19 +62,20 @@ def run_job(folder: Path) -> None:
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     left: list[KeptEvidence] = []
     try:
-        result = inspect(job) if job["kind"] == "inspect" else answer(job, started, left)
+        result = _jsonable(inspect(job) if job["kind"] == "inspect" else answer(job, started, left))
     except VerifkitError as error:
-        result = {"error": str(error), "mistake": True}
+        result = {"error": _words(error), "mistake": True}
     except MemoryError:
         result = {"memout": True}
     except BaseException as error:  # noqa: BLE001 (a verifier may raise anything, SystemExit too: all become a row)
         _print_traceback()
-        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        said = _words(error)
+        what = f"{type(error).__name__}: {said}" if said else type(error).__name__
         number = error.errno if isinstance(error, OSError) else None
-        result = {"error": f"the verifier failed with {what.splitlines()[0]}", "mistake": False, "errno": number}
+        result = {"error": f"the verifier failed with {what}", "mistake": False, "errno": number}
     try:
         with _whole(folder / RESULT) as file:
-            file.write(json.dumps(_jsonable(result), allow_nan=False).encode())
+            file.write(json.dumps(result, allow_nan=False).encode())
         if job.get("evidence") and left:  # after the answer, which stands even if this takes too long
             with _whole(folder / EVIDENCE) as file:
                 save_evidence(file, left[0])
@@ -82,7 +86,7 @@ def run_job(folder: Path) -> None:
 
 
 def _print_traceback() -> None:
-    with contextlib.suppress(OSError):  # the output is a file, and the disk may be full
+    with contextlib.suppress(OSError, ValueError):  # the disk may be full, or the verifier have closed the stream
         traceback.print_exc(file=sys.stderr)
 
 
@@ -93,6 +97,15 @@ def _whole(path: Path) -> Iterator[BinaryIO]:
     with open(beside, "wb") as file:
         yield file
     beside.replace(path)
+
+
+def _words(error: BaseException) -> str:
+    """The first line of what an exception says, if it can be made to say anything."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # noqa: BLE001 (whatever an exception of a verifier does when it is printed)
+        return "a message that cannot be printed"
+    return _text(lines[0]) if lines else ""
 
 
 def inspect(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,8 +157,9 @@ def answer(job: Mapping[str, Any], started: float, left: list[KeptEvidence]) -> 
     if isinstance(question, RadiusQuestion):
         fields = _ask_radius(verifier, question, model, budget, job["seed"], left)
     else:
-        result = verifier.verify(Query(model, question), budget=budget, seed=job["seed"])
-        fields = _verdict_fields(result)
+        query = Query(model, question)
+        result = verifier.verify(query, budget=budget, seed=job["seed"])
+        fields = _verdict_fields(result, len(query.cases()))
         _leave(result, left)
     done = time.perf_counter()
     return {**fields, "verifier_seconds": done - loaded, "load_seconds": loaded - started}
@@ -156,7 +170,7 @@ def _leave(result: Result, left: list[KeptEvidence]) -> None:
         left.append(KeptEvidence(result.evidence, result.query_digest, result.verifier))
 
 
-def _verdict_fields(result: Result) -> dict[str, Any]:
+def _verdict_fields(result: Result, cases: int = 1) -> dict[str, Any]:
     evidence = result.evidence
     return {
         "verdict": str(result.verdict),
@@ -166,9 +180,17 @@ def _verdict_fields(result: Result) -> dict[str, Any]:
         "guarantee": None if result.guarantee is None else guarantee_to_json(result.guarantee),
         "witness": None if result.witness is None else witness_to_json(result.witness),
         "counts": counts_to_json(evidence) if isinstance(evidence, Counts) else None,
-        "margin": margin if isinstance(margin := result.statistics.get("margin"), float) else None,
-        "statistics": dict(result.statistics),
+        "margin": _margin(result, cases),
+        "statistics": dict(islice(result.statistics.items(), _MOST_STATISTICS)),
     }
+
+
+def _margin(result: Result, cases: int) -> float | None:
+    """The least over all `cases` of the property; None where some were not bounded."""
+    names = ["margin"] if cases == 1 else [f"case {k}: margin" for k in range(cases)]
+    margins = [result.statistics.get(name) for name in names]
+    finite = [m for m in margins if isinstance(m, float) and math.isfinite(m)]
+    return min(finite) if finite and len(finite) == cases else None
 
 
 def _ask_radius(
@@ -178,8 +200,7 @@ def _ask_radius(
     kind = verifier.capabilities.kinds.get(question.norm)
     complete, proving = kind is Kind.COMPLETE, kind is not Kind.FALSIFIER
     radius = verifier.radius(question.family(model), budget=budget, seed=seed, attack=complete)
-    certified = None if radius.certified is None else radius.certified.value
-    falsified = None if radius.falsified is None else radius.falsified.value
+    certified, falsified = _end(radius.certified), _end(radius.falsified)
     verdict = Verdict.UNKNOWN
     if certified:
         verdict = Verdict.HOLDS
@@ -207,6 +228,16 @@ def _ask_radius(
     }
 
 
+def _end(end: RadiusEnd | None) -> float | None:
+    """The radius at one end of a bracket. Raises `ValueError` for what is none."""
+    if end is None:
+        return None
+    value = float(end.value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"a radius of {value}")
+    return value
+
+
 _NOTHING: Mapping[str, Any] = {"guarantee": None, "counts": None, "margin": None, "statistics": {}}
 
 
@@ -230,12 +261,20 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Mapping):
-        return {str(k): _jsonable(v) for k, v in value.items()}
+        return {_text(str(k)): _jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return _text(hex(value))  # in digits Python writes only the first few thousand
+    return value if value is None or isinstance(value, bool | int | float) else _text(str(value))
+
+
+def _text(text: str) -> str:
+    """Something that UTF-8 can hold, and a report can show."""
+    kept = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} ..."
+    return kept.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def main(folder: str) -> None:
