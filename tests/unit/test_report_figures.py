@@ -23,7 +23,6 @@ from verifkit.bench.report.pairs import Pair, contests
 from verifkit.bench.report.radii import evenly, short_names, side_by_side
 from verifkit.bench.report.radius_sections import radius_sections
 from verifkit.bench.report.scores import certified_accuracy, radius_table, verdict_table
-from verifkit.bench.report.terminal import bracket_text
 from verifkit.bench.rows.frame import answers, audits, frame, records
 
 ONE_OF_EACH = [
@@ -156,23 +155,6 @@ def test_methods_stand_from_loose_to_tight() -> None:
     assert [c.verifier for c in section["columns"]] == order
     assert [line["verifier"] for line in section["subjects"]["network",]] == order
     assert [line[0] for line in section["figures"]["spread"].rows] == order
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "text"),
-    [
-        (0.08295, 0.08305, "0.0829–31"),
-        (0.25, 0.25, "0.25"),
-        (0.09965, 0.0999, "0.0996–0.100"),  # of unequal length
-        (0.1235, 0.2335, "0.123–0.234"),
-        (12.35, 12.85, "12.3–12.9"),  # the point is among the last two
-        (0.25, math.nan, "≥ 0.25"),
-        (math.nan, 0.5, "< 0.5"),
-        (math.nan, math.nan, "–"),
-    ],
-)
-def test_brackets_say_shared_digits_once(low: float, high: float, text: str) -> None:
-    assert bracket_text(low, high) == text
 
 
 def test_a_bracket_joins_what_complete_methods_found() -> None:
