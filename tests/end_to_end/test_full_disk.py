@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.hostile import install, write_folder
+from tests.unit.rows_builder import radius_row, write
 from verifkit.bench.rows.store import ROWS, read_rows
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no file size limits")
@@ -127,6 +128,25 @@ def test_files_that_may_not_grow(study: Study) -> None:
     assert table.read_bytes() == whole
     status, said = study.run()
     assert (status, len(said)) == (0, 1)
+
+
+def test_a_report_that_may_not_grow(tmp_path: Path) -> None:
+    """Of each file of a report the old one stands, or none; never half a page."""
+    rows = [radius_row("crown", certified=0.1 + i / 100, index=i) for i in range(5)]
+    study = Study(tmp_path)
+    study.arguments = ["report", str(write(study.out, rows))]
+    said = study.refused(limit=20_000)
+    assert f"'{study.out / 'report.html'}'" in said
+    made = {path.name for path in study.out.rglob("*")}
+    assert {"radii.csv", "figures"} < made
+    assert not {"report.html", ".report.html.new"} & made
+    assert study.run()[0] == 0
+    old = (study.out / "report.html").read_bytes()
+    write(study.out, [*rows, radius_row("crown", certified=0.3, index=9)])
+    study.refused(limit=20_000)
+    assert (study.out / "report.html").read_bytes() == old
+    assert "figures" in study.refused(limit=1_000)
+    assert not list(study.out.rglob(".*.new"))
 
 
 @pytest.mark.slow

@@ -110,6 +110,38 @@ def test_it_prints_on_a_light_ground_with_nothing_folded(report: Path, tmp_path:
     assert "details::details-content { content-visibility:visible" in printed
 
 
+def overflowing(page: Path, home: Path, width: int) -> list[str]:
+    """The tables and boxes that scroll sideways in a window so wide, by their captions; by a script of ours."""
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
+    script = """<script>const wide = [...document.querySelectorAll(".wide,.tall,body")].filter(
+        box => box.scrollWidth > box.clientWidth + 1).map(box => (box.querySelector("caption") || box).textContent);
+        document.body.innerHTML = "<pre id=found>" + JSON.stringify(wide).replace(/</g, "&lt;") + "</pre>";</script>"""
+    measured = home / "measured.html"
+    measured.write_text(text.replace("</body>", f"{script}</body>"), encoding="utf-8")
+    dom, _ = browse(measured, home, f"--window-size={width},1400", "--dump-dom")
+    found = re.search("<pre id=.found.>(.*?)</pre>", dom, re.DOTALL)
+    assert found
+    names: list[str] = json.loads(found[1])
+    return names
+
+
+@in_browser
+def test_the_radii_of_twelve_verifiers_fit_a_window(tmp_path: Path) -> None:
+    names = ("alpha_crown", "crown", "crown_ibp", "dual", "fastlin", "interval", "lp", "zonotope")
+    rows: list[dict[str, Any]] = []
+    for i in range(10):
+        sample = {"index": i, "instance": f"digits-2x50/digits-samples[{i}] linf radius", "model": "digits-2x50.onnx"}
+        exact = {"certified": 0.0829 + i / 1000, "falsified": 0.0831 + i / 1000, "kind": "complete", **sample}
+        rows += [radius_row(name, **exact) for name in ("bab", "milp")]
+        rows += [
+            radius_row(name, certified=0.00123 * (k + 1), kind="incomplete", **sample) for k, name in enumerate(names)
+        ]
+        rows += [radius_row("pgd", falsified=0.0912, **sample), radius_row("smoothing", reason="incomplete", **sample)]
+    page = write_report(write(tmp_path, rows))
+    assert overflowing(page, tmp_path, 1280) == []
+    assert any("in the order of their radii" in name for name in overflowing(page, tmp_path, 640))
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []

@@ -128,14 +128,33 @@ def test_exact_certified_and_attacked_radii_stand_side_by_side(tmp_path: Path) -
         "misclassified",
         ["–", "–", "–", "0.0500"],  # the smoothed classifier is right
     )
-    assert (first["exact"], first["closed"]) == ("0.200 – 0.201", True)
-    assert [c["text"] for c in first["cells"]] == ["0.200 – 0.201", "0.100", "0.300", "0.900"]
+    assert (first["exact"], first["closed"]) == ("0.200–01", True)
+    assert [c["text"] for c in first["cells"]] == ["0.200–01", "0.100", "0.300", "0.900"]
     assert [c["text"] for c in third["cells"]][2] == "not found"
     assert second["name"] == "sample 1"
     assert section["figures"]["radii"].body.count('ring"') == 4  # one of them about the input that the network misreads
     _, parsed = page(tmp_path, ONE_OF_EACH)
     for words in ("complete: bracket [certified, falsified]", "attacked: falsified at", "certified, another subject"):
         assert words in parsed.text
+
+
+def test_methods_stand_from_loose_to_tight() -> None:
+    medians = {"tight": (0.3, 0.3), "a_middle": (0.2, 0.2), "loose": (0.1, 0.9)}
+    rows = [
+        radius_row(name, certified=r, index=i, kind="incomplete")
+        for name, r2 in medians.items()
+        for i, r in enumerate(r2)
+    ]
+    rows += [radius_row("loose", certified=0.1, index=2, kind="incomplete")]
+    rows += [radius_row(name, certified=r, falsified=2 * r, kind="complete") for name, r in (("x", 0.2), ("w", 0.4))]
+    rows += [
+        radius_row(name, falsified=r, kind="falsifier") for name, r in (("far", 0.9), ("nothing", None), ("near", 0.5))
+    ]
+    (section,) = sections(rows)
+    order = ["w", "x", "loose", "a_middle", "tight", "nothing", "far", "near"]
+    assert [c.verifier for c in section["columns"]] == order
+    assert [line["verifier"] for line in section["subjects"]["network",]] == order
+    assert [line[0] for line in section["figures"]["spread"].rows] == order
 
 
 def test_a_bracket_joins_what_complete_methods_found() -> None:
@@ -239,8 +258,8 @@ def test_attacks_that_an_audit_added_are_counted_apart(tmp_path: Path) -> None:
     for table in (verdict_table, certified_accuracy, radius_table):
         assert table(both).equals(table(plain))
     text, parsed = page(tmp_path / "both", [*ONE_OF_EACH, *added])
-    assert "pgd just above an exact radius" in parsed.text
-    assert "3 attacks" not in parsed.text
+    assert "pgd at 1.05 x an exact radius" in parsed.text
+    assert "(16 answers and 3 attacks of the audit)" in parsed.text
     bare, _ = page(tmp_path / "plain", ONE_OF_EACH)
     for part in ('id="verdicts"', 'id="accuracy"', 'id="time"', 'id="pairs"', 'id="instances"'):
         ends = [t[t.index(part) : t.index("<h2", t.index(part))] for t in (text, bare)]
@@ -309,7 +328,7 @@ def test_names_of_many_verifiers_stand_upright(tmp_path: Path) -> None:
     for verifiers, upright in ((9, 0), (10, 3)):  # radii, two by two, instances
         rows = [radius_row(f"v{v}", certified=0.1, index=i) for v in range(verifiers) for i in range(2)]
         text, _ = page(tmp_path / str(verifiers), rows)
-        assert text.count('<table class="many">') == upright
+        assert len(re.findall('<table class="[^"]*many">', text)) == upright
 
 
 def test_the_page_says_when_nothing_could_contradict(tmp_path: Path) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
-from tests.unit.rows_builder import SMOOTHED, radius_row, row, witness
+from tests.unit.rows_builder import NETWORK, SMOOTHED, radius_row, row, witness
 from verifkit.bench.audit.finding import ContradictionKind
 from verifkit.bench.audit.review import AttackCount, review
+from verifkit.bench.audit.unattacked import Reason, Unattacked
 from verifkit.bench.audit.witnesses import WitnessClass, WitnessCount
 from verifkit.bench.rows.frame import frame
+from verifkit.radius import LARGEST
 from verifkit.verifier import NOT_REPLAYED
 
 SAMPLE = {"radius": 0.1, "index": 0, "label": 0}
+BALL = {**SAMPLE, "property": "test.npz[0] linf 0.1", "property_hash": "ball"}
 INSIDE = {**SAMPLE, "audit": "inside"}
 OUTSIDE = {**SAMPLE, "audit": "outside", "radius": 0.2, "property_hash": "beyond"}
 
@@ -54,9 +58,30 @@ def test_attacks_are_counted_by_where_they_were() -> None:
     assert not found.violations
 
 
-def test_claims_that_no_attack_on_the_network_can_refute_are_counted() -> None:
-    rows = [radius_row("crown", certified=0.1), radius_row("smoothing", certified=0.1, guarantee=SMOOTHED)]
-    assert review(frame(rows)).unattacked == 1
+@pytest.mark.parametrize(
+    ("claim", "attacks", "reason"),
+    [
+        (radius_row("smoothing", certified=0.1, guarantee=SMOOTHED), [], Reason.SUBJECT),
+        (radius_row("crown", certified=0.1, guarantee=NETWORK | {"failure_probability": 0.01}), [], Reason.CHANCE),
+        (row("crown"), [], Reason.PROPERTY),
+        (row("crown"), [row("pgd", "UNKNOWN")], None),
+        (row("crown"), [row("pgd", "UNKNOWN", reason="unsupported")], Reason.UNDONE),
+        (radius_row("crown", certified=0.1, norm="0"), [], Reason.SPARSE),
+        (radius_row("crown", certified=0.1), [], Reason.ABSENT),
+        (radius_row("crown", certified=0.1), [row("pgd", "UNKNOWN", **BALL)], None),
+        (radius_row("crown", certified=0.11), [row("pgd", "UNKNOWN", **BALL)], Reason.ABSENT),
+        (radius_row("crown", certified=0.11), [row("pgd", "VIOLATED", **BALL)], None),
+        (radius_row("crown", certified=0.09), [row("pgd", "VIOLATED", **BALL)], Reason.ABSENT),  # outside: no test
+        (radius_row("crown", certified=0.1), [row("pgd", "UNKNOWN", reason="timeout", **BALL)], Reason.UNDONE),
+        (radius_row("crown", certified=0.1), [row("pgd", "UNKNOWN", **{**BALL, "index": 1})], Reason.ABSENT),
+        (radius_row("crown", certified=math.inf), [row("pgd", "UNKNOWN", **{**BALL, "radius": LARGEST})], None),
+        (row("crown", **BALL), [row("pgd", "UNKNOWN", **BALL)], None),
+    ],
+)
+def test_claims_that_no_attack_put_to_the_test(
+    claim: dict[str, Any], attacks: list[dict[str, Any]], reason: Reason | None
+) -> None:
+    assert review(frame([claim, *attacks])).unattacked == (() if reason is None else (Unattacked(reason, 1),))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.rows_builder import radius_row, row, write
 from verifkit.bench.report.scores import certified_accuracy, radius_table, verdict_table
-from verifkit.bench.report.terminal import number, render, seconds, terminal_table
+from verifkit.bench.report.terminal import bracket_text, number, render, seconds, terminal_table
 from verifkit.bench.rows.frame import frame, load_rows
 from verifkit.bench.rows.schema import Row
 from verifkit.errors import SuiteError
@@ -218,3 +218,20 @@ def test_summary_opens_with_violations() -> None:
 def test_numbers_and_seconds() -> None:
     assert [number(v) for v in (math.nan, math.inf, 0.03125, 12345.6)] == ["–", "∞", "0.0312", "12346"]
     assert [seconds(v) for v in (0.0123, 150, 7300)] == ["0.0123 s", "2 min 30 s", "2 h 1 min"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (0.08295, 0.08305, "0.0829–31"),
+        (0.25, 0.25, "0.25"),
+        (0.09965, 0.0999, "0.0996–0.100"),  # of unequal length
+        (0.1235, 0.2335, "0.123–0.234"),
+        (12.35, 12.85, "12.3–12.9"),  # the point is among the last two
+        (0.25, math.nan, "≥ 0.25"),
+        (math.nan, 0.5, "< 0.5"),
+        (math.nan, math.nan, "–"),
+    ],
+)
+def test_brackets_say_shared_digits_once(low: float, high: float, text: str) -> None:
+    assert bracket_text(low, high) == text

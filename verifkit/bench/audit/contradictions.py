@@ -134,12 +134,18 @@ def _claims_by_question(df: pd.DataFrame) -> dict[Hashable, list[_Claim]]:
         for claim in _claims(row):
             if row["property_hash"]:
                 groups["property", row["model_hash"], row["property_hash"], row["norm"]].append(claim)
-            sample = not math.isnan(row["index"]) and row["norm"] and _has_radius(row)
-            if sample:
-                label = None if math.isnan(row["label"]) else row["label"]
-                key = ("sample", row["suite"], row["model_hash"], source(row), row["index"], row["norm"], label)
-                groups[key].append(claim)
+            sample = sample_key(row)
+            if sample is not None:
+                groups["sample", sample].append(claim)
     return groups
+
+
+def sample_key(row: dict[str, Any]) -> Hashable | None:
+    """The ball around a sample that the row asks about, whatever its radius; None where it asks about another set."""
+    if math.isnan(row["index"]) or not row["norm"] or not _has_radius(row):
+        return None
+    label = None if math.isnan(row["label"]) else row["label"]
+    return row["suite"], row["model_hash"], source(row), row["index"], row["norm"], label
 
 
 def source(row: dict[str, Any]) -> tuple[str, str]:

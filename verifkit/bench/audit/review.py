@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -10,8 +12,9 @@ from verifkit.bench.audit.attacks import INSIDE, OUTSIDE
 from verifkit.bench.audit.contradictions import Coverage, MissCount, coverage, find, misses
 from verifkit.bench.audit.finding import Contradiction, in_order
 from verifkit.bench.audit.laws import LawCount, check_laws
+from verifkit.bench.audit.unattacked import Unattacked, resisted, unattacked
 from verifkit.bench.audit.witnesses import ClassifiedWitness, WitnessCount, classified, counted
-from verifkit.bench.rows.frame import NETWORK, records
+from verifkit.bench.rows.frame import records
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,8 @@ class Review:
     """findings: contradictions, broken laws and misses, violations first. laws: how often each order law was checked.
 
     inside: attacks at radii that were certified; a success is among the findings. outside: attacks a little above exact
-    radii; how many succeed says how strong the attack is. unattacked: claims about another subject than the network, or
-    with a chance to be wrong, about samples: an attack on the network says nothing of them. witnesses: every
-    counterexample with its class; witness_counts: how many of each, per verifier.
+    radii; how many succeed says how strong the attack is. unattacked: claims that no attack put to the test, and why.
+    witnesses: every counterexample with its class; witness_counts: how many of each, per verifier.
     """
 
     findings: tuple[Contradiction, ...]
@@ -47,7 +49,7 @@ class Review:
     laws: tuple[LawCount, ...]
     inside: AttackCount
     outside: AttackCount
-    unattacked: int
+    unattacked: tuple[Unattacked, ...]
     witnesses: tuple[ClassifiedWitness, ...]
     witness_counts: tuple[WitnessCount, ...]
 
@@ -68,19 +70,16 @@ def review(df: pd.DataFrame) -> Review:
         laws=tuple(laws),
         inside=_attacks(df, INSIDE),
         outside=_attacks(df, OUTSIDE),
-        unattacked=_unattacked(df),
+        unattacked=tuple(unattacked(df)),
         witnesses=tuple(witnesses),
         witness_counts=tuple(counted(witnesses)),
     )
 
 
+def attack_count(rows: Sequence[dict[str, Any]]) -> AttackCount:
+    """What became of these attacks."""
+    return AttackCount(len(rows), sum(r["verdict"] == "VIOLATED" for r in rows), sum(map(resisted, rows)))
+
+
 def _attacks(df: pd.DataFrame, why: str) -> AttackCount:
-    own = df[df["audit"] == why]
-    resisted = (own["verdict"] == "UNKNOWN") & (own["reason"] == "incomplete")
-    return AttackCount(len(own), int((own["verdict"] == "VIOLATED").sum()), int(resisted.sum()))
-
-
-def _unattacked(df: pd.DataFrame) -> int:
-    """Certain claims about the network are attacked; these are the others, about samples."""
-    held = [r for r in records(df) if r["verdict"] == "HOLDS" and r["index"] == r["index"]]
-    return sum(r["subject"] != NETWORK or r["failure_probability"] > 0 for r in held)
+    return attack_count(records(df[df["audit"] == why]))

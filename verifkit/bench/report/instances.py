@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from verifkit.bench.report.scores import certified_radius, misclassified
-from verifkit.bench.report.terminal import norm_name, number, radius_text
+from verifkit.bench.report.terminal import bracket_text, norm_name, number, radius_text
 from verifkit.bench.rows.frame import grouped
 
 Row = dict[str, Any]
@@ -59,12 +59,8 @@ def cell(row: Row) -> Row:
         low, high = certified_radius(row), row["falsified"]
         if misclassified(row):
             text = "misclassified"
-        elif low and not math.isnan(high):
-            text = f"{radius_text(low)} – {radius_text(high, up=True)}"
-        elif low:
-            text = f"≥ {radius_text(low)}"
-        elif not math.isnan(high):
-            text, look = f"< {radius_text(high, up=True)}", "u"
+        elif low or not math.isnan(high):
+            text, look = bracket_text(low or math.nan, high), look if low else "u"
     time = row["seconds"]
     return {"text": text, "look": look, "time": "" if math.isnan(time) else number(time, 2)}
 

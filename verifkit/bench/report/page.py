@@ -31,7 +31,7 @@ from verifkit.bench.report.sections import accuracy_sections, failures, main_tab
 from verifkit.bench.report.soundness import WHERE, soundness
 from verifkit.bench.report.terminal import norm_name, number, percent, plural, radius_text, seconds
 from verifkit.bench.rows.frame import SMOOTHED, answers, grouped, load_rows, records
-from verifkit.errors import SuiteError
+from verifkit.bench.rows.whole_file import whole_file
 
 Row = dict[str, Any]
 PAGE_BYTES = 1_900_000
@@ -50,7 +50,8 @@ MANY = 9
 def write_report(out: Path) -> Path:
     """Writes `report.html`, its tables as CSV files and its figures as `figures/NAME.svg` and `.csv`; returns the page.
 
-    Raises `SuiteError` where the rows cannot be read or the folder cannot be written.
+    Each file is whole or as it was before, the page last. Raises `SuiteError` where the rows cannot be read or the
+    folder cannot be written.
     """
     out = Path(out)
     df = load_rows(out)
@@ -58,16 +59,12 @@ def write_report(out: Path) -> Path:
     pairs = contests(records(answers(df)))
     page, figures = render_page(df, tables, pairs, environment(out))
     tables["pairs"] = pair_table(pairs)
-    try:
-        for name, table in tables.items():
-            table.to_csv(out / f"{name}.csv", index=False)
-        (out / "figures").mkdir(exist_ok=True)
-        for figure in figures:
-            (out / "figures" / f"{figure.name}.svg").write_text(figure.file(), encoding="utf-8")
-            (out / "figures" / f"{figure.name}.csv").write_text(figure.csv(), encoding="utf-8")
-        (out / "report.html").write_text(page, encoding="utf-8")
-    except OSError as why:
-        raise SuiteError(f"the report cannot be written to {out}: {why.strerror or why}") from why
+    texts = {f"{name}.csv": table.to_csv(index=False, lineterminator="\n") for name, table in tables.items()}
+    for figure in figures:
+        texts |= {f"figures/{figure.name}.svg": figure.file(), f"figures/{figure.name}.csv": figure.csv()}
+    for name, text in {**texts, "report.html": page}.items():
+        with whole_file(out / name) as file:
+            file.write(text.encode("utf-8"))
     return out / "report.html"
 
 

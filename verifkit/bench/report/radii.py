@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from verifkit.bench.report.charts.look import style_of
-from verifkit.bench.report.scores import CLOSED, certified_radius, misclassified
+from verifkit.bench.report.scores import CLOSED, certified_radius, falsified_radius, misclassified
 from verifkit.bench.rows.frame import NETWORK, grouped
 
 Row = dict[str, Any]
@@ -57,13 +58,13 @@ class Input:
 
 
 def side_by_side(rows: Iterable[Row]) -> tuple[list[Column], list[Input]]:
-    """The columns, in the order of `SIDES`, and the inputs in the order of the rows."""
+    """The columns, in the order of `SIDES` and within it from loose to tight, and the inputs in that of the rows."""
     asked = [r for r in rows if r["question"] == "radius"]
-    columns = [
-        Column(subject, verifier, style_of(_kind(own), subject))
-        for (subject, verifier), own in grouped(asked, "subject", "method").items()
-    ]
-    columns.sort(key=lambda c: list(SIDES).index(c.style))
+    looseness: dict[Column, float] = {}
+    for (subject, verifier), own in grouped(asked, "subject", "method").items():
+        column = Column(subject, verifier, style_of(_kind(own), subject))
+        looseness[column] = _looseness(column, own)
+    columns = sorted(looseness, key=lambda c: (list(SIDES).index(c.style), -looseness[c]))
     by_name = {(c.subject, c.verifier): c for c in columns}
     inputs: dict[tuple[str, str], dict[Column, Row]] = {}
     for row in asked:
@@ -72,6 +73,15 @@ def side_by_side(rows: Iterable[Row]) -> tuple[list[Column], list[Input]]:
         if column not in cells or row["repeat"] < cells[column]["repeat"]:
             cells[column] = row
     return columns, [_input(name, cells) for (name, _), cells in inputs.items()]
+
+
+def _looseness(column: Column, rows: Sequence[Row]) -> float:
+    """Larger for looser methods, by the median radius; complete methods stay in the order of their names."""
+    if column.style == "complete":
+        return 0.0
+    if column.style == "attack":
+        return median(0.0 if misclassified(r) else falsified_radius(r) for r in rows)
+    return -median(map(certified_radius, rows))
 
 
 def reached(row: Row) -> float:

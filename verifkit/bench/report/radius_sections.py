@@ -15,7 +15,7 @@ from verifkit.bench.report.charts.timing import timing_figure
 from verifkit.bench.report.radii import SIDES, Column, Input, evenly, short_names, side_by_side
 from verifkit.bench.report.scores import certified_radius
 from verifkit.bench.report.sections import by_subject
-from verifkit.bench.report.terminal import ABSENT, radius_text
+from verifkit.bench.report.terminal import ABSENT, bracket_text, radius_text
 from verifkit.bench.rows.frame import grouped
 
 Row = dict[str, Any]
@@ -32,6 +32,7 @@ def radius_sections(lines: Sequence[Row], rows: Sequence[Row], looks: Mapping[st
         model, norm = section["model"], section["norm"]
         columns, inputs = side_by_side(by_group[norm, model])
         section["figures"] = {name: draw(columns, inputs, looks, model, norm) for name, draw in FIGURES.items()}
+        section["subjects"] = {subject: _as_columns(part, columns) for subject, part in section["subjects"].items()}
         section["columns"], names = columns, short_names(inputs)
         section["spans"] = [(SIDES[style], len(list(own))) for style, own in groupby(columns, key=lambda c: c.style)]
         section["inputs"] = [_line(one, names[one.name], columns) for one in evenly(inputs, INPUTS)]
@@ -39,12 +40,18 @@ def radius_sections(lines: Sequence[Row], rows: Sequence[Row], looks: Mapping[st
     return sorted(sections, key=lambda section: _order({c.style for c in section["columns"]}))
 
 
+def _as_columns(lines: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
+    """The summary in the order of the table of inputs."""
+    places = {(c.subject, c.verifier): k for k, c in enumerate(columns)}
+    return sorted(lines, key=lambda line: places[line["subject"], line["verifier"]])
+
+
 def _order(styles: set[str]) -> tuple[bool, int]:
     return "complete" not in styles, -len(styles)
 
 
 def _line(one: Input, name: str, columns: Sequence[Column]) -> Row:
-    exact = "misclassified" if one.wrong else _bracket(one.low, one.high)
+    exact = "misclassified" if one.wrong else bracket_text(one.low, one.high)
     return {"name": name, "exact": exact, "closed": one.exact, "cells": [_cell(one, c) for c in columns]}
 
 
@@ -57,7 +64,7 @@ def _cell(one: Input, column: Column) -> Row:
     if column.style == "attack":
         return {"text": radius_text(high, up=True), "look": ""} if high > 0 else _nothing(row, one.wrong, "not found")
     if column.style == "complete" and (low or not math.isnan(high)) and not one.wrong:
-        return {"text": _bracket(low or math.nan, high), "look": ""}
+        return {"text": bracket_text(low or math.nan, high), "look": ""}
     return {"text": radius_text(low), "look": ""} if low else _nothing(row, one.wrong, "nothing")
 
 
@@ -66,14 +73,3 @@ def _nothing(row: Row, wrong: bool, words: str) -> Row:
     if wrong and row["subject"] == "network":
         return {"text": ABSENT, "look": "z"}  # the column of the exact radius says it for all of them
     return {"text": row["reason"] if row["reason"] not in ("", "incomplete") else words, "look": "z"}
-
-
-def _bracket(low: float, high: float) -> str:
-    if math.isnan(low) and math.isnan(high):
-        return ABSENT
-    if math.isnan(high):
-        return f"≥ {radius_text(low)}"
-    if math.isnan(low):
-        return f"< {radius_text(high, up=True)}"
-    a, b = radius_text(low), radius_text(high, up=True)
-    return a if a == b else f"{a} – {b}"

@@ -99,7 +99,7 @@ def radius_table(df: pd.DataFrame) -> pd.DataFrame:
         kind = _shared_kind(rows)
         certifies = kind != "falsifier"
         certified = [certified_radius(r) for r in rows] if certifies else []
-        upper = median(0.0 if misclassified(r) else _falsified(r) for r in rows)
+        upper = median(0.0 if misclassified(r) else falsified_radius(r) for r in rows)
         known = [(certified_radius(r), exact[question_of(r)]) for r in rows if certifies and exact.get(question_of(r))]
         seconds = [r["seconds"] for r in rows if not math.isnan(r["seconds"])]
         lines.append(
@@ -112,7 +112,7 @@ def radius_table(df: pd.DataFrame) -> pd.DataFrame:
                 "median_certified": median(certified) if certified else math.nan,
                 "mean_certified": fmean(certified) if certified else math.nan,
                 "median_falsified": upper if math.isfinite(upper) else math.nan,
-                "with_falsified": sum(0 < _falsified(r) < math.inf for r in rows),
+                "with_falsified": sum(0 < falsified_radius(r) < math.inf for r in rows),
                 "tightness": fmean(c / e for c, e in known) if known else math.nan,
                 "with_exact": len(known),
                 "median_seconds": median(seconds) if seconds else math.nan,
@@ -207,7 +207,8 @@ def _count_verdicts(rows: Sequence[Row]) -> dict[str, int]:
     return counts
 
 
-def _falsified(row: Row) -> float:
+def falsified_radius(row: Row) -> float:
+    """The radius within which this row shows a violation: infinite where it shows none."""
     return math.inf if math.isnan(row["falsified"]) else float(row["falsified"])
 
 

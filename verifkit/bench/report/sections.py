@@ -33,7 +33,7 @@ def overview(rows: Sequence[Row]) -> Row:
     for row in rows:
         kinds.setdefault(style_of(row["kind"], row["subject"]), set()).add(row["method"])
     return {
-        "asked": sorted(asked, key=lambda line: (line["question"] != "verify", line["norm"])),
+        "asked": dict(sorted(grouped(asked, "question").items(), reverse=True)),  # "verify" before "radius"
         "kinds": {style: sorted(kinds[style]) for style in STYLES if style in kinds},
         "questions": len(questions),
         "answered": answered,

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from verifkit.bench.audit.attacks import BEYOND
 from verifkit.bench.audit.contradictions import NORM_NAMES
-from verifkit.bench.audit.review import review
+from verifkit.bench.audit.review import Review, review
 from verifkit.bench.report.scores import REASONS, radius_table, verdict_table
 from verifkit.bench.rows.frame import SMOOTHED, records
 from verifkit.radius import shorten
@@ -35,6 +36,21 @@ def number(value: float, digits: int = 3) -> str:
 def radius_text(value: float, *, up: bool = False) -> str:
     """Three significant digits, rounded so that no more is said than was shown: down, or `up` for a falsified one."""
     return shorten(value, up=up) if math.isfinite(value) else number(value)
+
+
+def bracket_text(low: float, high: float) -> str:
+    """A closed or open bracket of radii; digits that both ends share are said once: "0.0829–31" is 0.0829 to 0.0831."""
+    if math.isnan(low) and math.isnan(high):
+        return ABSENT
+    if math.isnan(high):
+        return f"≥ {radius_text(low)}"
+    if math.isnan(low):
+        return f"< {radius_text(high, up=True)}"
+    a, b = radius_text(low), radius_text(high, up=True)
+    if a == b:
+        return a
+    short = "." in a and len(a) == len(b) and a[:-2] == b[:-2] and b[-2:].isdigit()
+    return f"{a}–{b[-2:] if short else b}"
 
 
 def seconds(value: float) -> str:
@@ -96,22 +112,58 @@ def terminal_radii(df: pd.DataFrame) -> Table:
 
 
 def verdict_sentence(df: pd.DataFrame) -> list[str]:
-    """What a reader must know first: the contradictions, or that there is none and what that rests on."""
+    """What a reader must know first: the contradictions, or that there is none, and what was checked."""
     audit = review(df)
-    found = audit.findings
-    violations = sum(c.is_violation for c in found)
-    said = [f"{c.kind}: {c.sentence}" for c in found]
+    violations = len(audit.violations)
+    said = [f"{c.kind}: {c.sentence}" for c in audit.findings]
     if violations:
-        return [
-            f"{violations} SOUNDNESS VIOLATION{'S' if violations > 1 else ''} among {plural(len(df), 'row')}",
-            *said,
-        ]
-    seen = audit.coverage
-    basis = (
-        f"no contradiction among {plural(seen.rows, 'row')} ({plural(seen.shared, 'question')} answered by several "
-        f"verifiers, {plural(seen.expected, 'answer')} compared with an expected verdict)"
+        first = f"{violations} SOUNDNESS VIOLATION{'S' if violations > 1 else ''} among {plural(len(df), 'row')}"
+    elif said:
+        first = f"no soundness violation among {plural(len(df), 'row')}; to look at:"
+    else:
+        seen = audit.coverage
+        first = (
+            f"no contradiction among {plural(seen.rows, 'row')} ({plural(seen.shared, 'question')} answered by several "
+            f"verifiers, {plural(seen.expected, 'answer')} compared with an expected verdict)"
+        )
+    return [first, *said, *(f"{name}: {words}" for name, words in checks(audit))]
+
+
+def checks(audit: Review) -> list[tuple[str, str]]:
+    """What an audit did besides comparing answers, each in a line: its name, and the result."""
+    return [
+        ("attacks", _attacks(audit)),
+        ("order laws", _laws(audit)),
+        ("counterexamples", _counterexamples(audit)),
+    ]
+
+
+def _attacks(audit: Review) -> str:
+    inside, outside = audit.inside, audit.outside
+    said = f"{inside.succeeded or 'none'} of {inside.asked} succeeded inside certified radii"
+    said = said if inside.asked else "none inside certified radii"
+    said += f", {inside.undone} did not end" if inside.undone else ""
+    if outside.asked:
+        said += f"; {outside.succeeded} of {outside.asked} at {BEYOND} x exact radii (tells how strong the attack is)"
+    claims = sum(part.claims for part in audit.unattacked)
+    return said + (f"; {plural(claims, 'answer')} HOLDS not attacked" if claims else "")
+
+
+def _laws(audit: Review) -> str:
+    checked, broken = sum(law.checked for law in audit.laws), sum(law.broken for law in audit.laws)
+    return (
+        f"{broken or 'none'} of {plural(checked, 'comparison')} between methods broken"
+        if checked
+        else "nothing to compare"
     )
-    return [basis] if not found else [f"no soundness violation among {plural(len(df), 'row')}; to look at:", *said]
+
+
+def _counterexamples(audit: Review) -> str:
+    counts = audit.witness_counts
+    strict, tolerated, invalid = (sum(getattr(c, name) for c in counts) for name in ("strict", "tolerated", "invalid"))
+    if not tolerated and not invalid:
+        return f"all {strict} replayed in the set as written" if strict else "none"
+    return f"{strict} replayed in the set as written, {tolerated} only within 1e-4 of it, {invalid} invalid"
 
 
 def render(df: pd.DataFrame, *, console_is_terminal: bool, width: int | None = None) -> str:

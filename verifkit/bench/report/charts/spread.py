@@ -10,7 +10,7 @@ from typing import Any
 from verifkit.bench.report.charts.figure import BELOW, LETTER, Figure, Scale, bottom_axis, file_name, line, linear, text
 from verifkit.bench.report.charts.look import Look
 from verifkit.bench.report.radii import Column, Input
-from verifkit.bench.report.scores import certified_radius
+from verifkit.bench.report.scores import certified_radius, falsified_radius
 from verifkit.bench.report.terminal import norm_name
 
 GROUPS = {
@@ -65,7 +65,7 @@ def spread_figure(
 def _line(column: Column, inputs: Sequence[Input]) -> tuple[Any, ...]:
     rows = [(one, one.rows[column]) for one in inputs if column in one.rows]
     if column.style == "attack":
-        reach = [0.0 if one.wrong else _or_unbounded(row["falsified"]) for one, row in rows]
+        reach = [0.0 if one.wrong else falsified_radius(row) for one, row in rows]
     else:
         reach = [certified_radius(row) for _, row in rows]
     reach.sort()
@@ -80,10 +80,6 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     if rest < 1e-9:
         return ordered[low]
     return math.inf if math.isinf(ordered[low + 1]) else ordered[low] + rest * (ordered[low + 1] - ordered[low])
-
-
-def _or_unbounded(value: float) -> float:
-    return math.inf if math.isnan(value) else float(value)
 
 
 def _marks(look: Look, row: Sequence[Any], scale: Scale, y: float) -> list[str]:
