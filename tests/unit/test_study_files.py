@@ -58,7 +58,9 @@ def test_the_example_of_the_page_reads_and_runs(example: Path) -> None:
     out = example.parent / "out"
     summary = run(suite, out=out, jobs=2)
     assert (summary.rows, summary.errors) == (2 + 16 + 4 + 15 + 1, 0)
-    rows = read_rows(out)
+    everything = read_rows(out)
+    assert {row.memory_limit for row in everything} == {2 * 2**30}  # the audit's attacks, too
+    rows = [row for row in everything if row.audit is None]
     assert {(row.timeout, row.memory_limit, row.node_limit, row.sample_limit) for row in rows} == {
         (20.0, 2 * 2**30, 10_000, 20_000),
         (5.0, 2 * 2**30, 10_000, 20_000),
@@ -142,7 +144,7 @@ def test_what_is_asked_twice_is_one_row_with_all_radii(tmp_path: Path) -> None:
     radius = CURVE.replace("curve", "radius").replace("radii = { from = 0, to = 0.3, step = 0.1 }\n", "")
     suite = study(tmp_path, CROWN + CURVE + one + more + "indices = [0, 1]\n" + radius + one)
     assert "2 rows" in overview(suite, limits=Budget(), jobs=1, seed=0, repeats=1)
-    run(suite, out=tmp_path / "out", jobs=1)
+    run(suite, out=tmp_path / "out", jobs=1, audit=False)
     assert {row.index: row.grid for row in read_rows(tmp_path / "out")} == {0: [0, 0.1, 0.2, 0.25, 0.3], 1: [0.1, 0.25]}
 
 
@@ -158,7 +160,7 @@ def test_limits_of_the_verifier_replace_the_groups_and_these_the_studys(tmp_path
     assert (suite.seed, suite.repeats) == (7, 2)
     assert suite.instances[0].limits == Budget(seconds=9.0, memory_bytes=3 * 2**29, nodes=10)
     assert suite.verifiers[1] == Choice("bab", {}, "bab", Budget(seconds=3.0, samples=5))
-    run(suite, out=tmp_path / "out", jobs=1, limits=Budget(nodes=4))
+    run(suite, out=tmp_path / "out", jobs=1, limits=Budget(nodes=4), audit=False)
     limits = {(r.verifier, r.timeout, r.node_limit, r.sample_limit, r.seed) for r in read_rows(tmp_path / "out")}
     assert limits == {
         *(("crown", 9.0, 4, None, seed) for seed in (7, 8)),
@@ -183,7 +185,7 @@ def test_a_group_names_entries_by_label_or_all_of_a_verifier(tmp_path: Path, ver
 
 def test_other_verifiers_take_the_place_of_the_groups_own(tmp_path: Path) -> None:
     suite = study(tmp_path, SMOOTHING + CURVE + 'indices = [0]\nverifiers = ["a"]\n').put_to([("crown", {})])
-    run(suite, out=tmp_path / "out", jobs=1)
+    run(suite, out=tmp_path / "out", jobs=1, audit=False)
     assert [row.verifier for row in read_rows(tmp_path / "out")] == ["crown"]
 
 

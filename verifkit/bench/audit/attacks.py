@@ -133,7 +133,7 @@ class _Ball:
             sample=replace(self.around, radius=radius),
             expected=None,
             firmness=None,
-            limits=Budget(seconds=self.seconds or SECONDS),
+            limits=Budget(seconds=self.seconds or SECONDS, memory_bytes=base.limits.memory_bytes),
             verifiers=None,
             grid=None,
             audit=why,

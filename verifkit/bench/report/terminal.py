@@ -13,11 +13,12 @@ from verifkit.bench.audit.attacks import BEYOND
 from verifkit.bench.audit.contradictions import NORM_NAMES
 from verifkit.bench.audit.review import Review, review
 from verifkit.bench.report.scores import REASONS, radius_table, verdict_table
-from verifkit.bench.rows.frame import SMOOTHED, records
+from verifkit.bench.rows.frame import SMOOTHED, Row, records
 from verifkit.radius import shorten
 
 Table = tuple[list[str], list[list[str]]]
 ABSENT = "–"
+_KINDS = ("complete", "incomplete", "falsifier", "probabilistic")
 SUBJECT_NOTE = (
     f"Answers about the network and about the {SMOOTHED} are different statements: do not rank them together."
 )
@@ -78,7 +79,7 @@ def norm_name(norm: str) -> str:
 
 def terminal_table(df: pd.DataFrame) -> Table:
     """Column names and rows: the verdict counts; reasons of UNKNOWN that never occur get no column."""
-    lines = records(verdict_table(df))
+    lines = sorted(records(verdict_table(df)), key=lambda line: (line["question"], *_by_kind(line), line["verifier"]))
     reasons = [r for r in (*REASONS, "other") if any(line[r] for line in lines)]
     columns = ["verifier", "question", "about", "kind", "rows", "HOLDS", "VIOLATED", *reasons, "decided", "median time"]
     rows = [
@@ -106,9 +107,21 @@ def terminal_radii(df: pd.DataFrame) -> Table:
             radius_text(line["tightness"]) + (f" ({line['with_exact']})" if line["with_exact"] else ""),
             seconds(line["median_seconds"]),
         ]
-        for line in records(radius_table(df))
+        for line in sorted(records(radius_table(df)), key=_loose_to_tight)
     ]
     return columns, rows
+
+
+def _by_kind(line: Row) -> tuple[bool, int]:
+    """Order by subject, the network first, and by kind."""
+    return line["subject"] == SMOOTHED, _KINDS.index(line["kind"]) if line["kind"] in _KINDS else len(_KINDS)
+
+
+def _loose_to_tight(line: Row) -> tuple[object, ...]:
+    """Order of the radii: within a model, norm and kind by the median, complete methods by name."""
+    median = line["median_certified"]
+    known = line["kind"] != "complete" and not math.isnan(median)
+    return line["model"], line["norm"], *_by_kind(line), median if known else 0.0, line["verifier"]
 
 
 def verdict_sentence(df: pd.DataFrame) -> list[str]:
