@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +17,7 @@ from verifkit.analysis.linear import analyse
 from verifkit.analysis.region import region_of
 from verifkit.analysis.relaxation import CROWN_RELAXATIONS
 from verifkit.analysis.rows import rows_of
+from verifkit.bench.suites.instance import Instance
 from verifkit.bench.suites.suite import load_suite
 from verifkit.budget import Budget, Clock
 from verifkit.input_sets import Box
@@ -207,10 +207,11 @@ def test_the_quick_suite_is_valid() -> None:
     suite = load_suite(SUITES / "quick.toml")
     assert suite.name == "quick"
     assert [choice.name for choice in suite.verifiers] == [
-        "interval", "crown", "zonotope", "alpha_crown", "lp", "milp", "bab", "smoothing", "pixeldp", "pgd",
+        "interval", "fastlip", "crown_ibp", "fastlin", "zonotope", "crown", "alpha_crown", "lp", "reluplex", "milp",
+        "bab", "smoothing", "pixeldp", "pgd",
     ]  # fmt: skip
     assert all((instance.limits.seconds or 11) <= 10 for instance in suite.instances)
-    assert Counter(instance.expected for instance in suite.instances) == {None: 90, "unsat": 3, "sat": 1}
+    assert Counter(instance.expected for instance in suite.instances) == {None: 102, "unsat": 3, "sat": 1}
     for choice in suite.verifiers:
         create(choice.name, choice.options)
 
@@ -226,14 +227,14 @@ def test_property_files_are_those_of_their_script(monkeypatch: pytest.MonkeyPatc
         assert files[name].read_text(encoding="utf-8").endswith(write_property(build(images)))
 
 
-PROPERTIES = tomllib.loads((SUITES / "quick.toml").read_text(encoding="utf-8"))["vnnlib"]
+PROPERTIES = [i for i in load_suite(SUITES / "quick.toml").instances if i.property_path is not None]
 
 
-@pytest.mark.parametrize("question", PROPERTIES, ids=lambda question: Path(question["property"]).stem)
-def test_expected_verdicts(question: dict[str, Any]) -> None:
+@pytest.mark.parametrize("question", PROPERTIES, ids=lambda question: question.property_name)
+def test_expected_verdicts(question: Instance) -> None:
     """The complete method agrees with what the suite file says; the incomplete and falsifying ones never contradict."""
-    query = Query(load_model(SUITES / question["model"]), load_property(SUITES / question["property"]))
-    expected = Verdict.HOLDS if question["expected"] == "unsat" else Verdict.VIOLATED
+    query = Query(load_model(question.model_path), load_property(str(question.property_path)))
+    expected = Verdict.HOLDS if question.expected == "unsat" else Verdict.VIOLATED
     assert create("milp").verify(query, budget=Budget(seconds=120)).verdict is expected
     for verifier in ("interval", "crown", "pgd"):
         assert create(verifier).verify(query, budget=Budget(seconds=30)).verdict in (expected, Verdict.UNKNOWN)

@@ -102,7 +102,7 @@ def test_retraining_gives_the_record_again(tmp_path: Path) -> None:
 def test_the_suite_asks_those_who_only_call_it(name: str, model: Model) -> None:
     """With the suite's options, on the first sample: a positive radius, about the smoothed classifier."""
     suite = tomllib.loads((SUITES / "quick.toml").read_text(encoding="utf-8"))
-    (group,) = (g for g in suite["radius"] if g["model"].endswith(FOREST["file"]))
+    (group,) = (g for g in suite["curve"] if g["model"] == f"zoo:{Path(FOREST['file']).stem}")
     assert group["verifiers"] == ["smoothing", "pixeldp"]
     (options,) = (v["options"] for v in suite["verifiers"] if v["name"] == name)
     x, y = samples_of(FOREST)

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from verifkit.bench.rows.frame import NETWORK
 from verifkit.bench.rows.schema import Row
 from verifkit.bench.suites.instance import Instance, Sample
 from verifkit.budget import Budget
 from verifkit.capabilities import Kind
 from verifkit.radius import LARGEST, TOLERANCE
+from verifkit.result import Subject
 
 INSIDE, OUTSIDE = "inside", "outside"
 SECONDS = 5.0
@@ -51,7 +51,7 @@ class Attacker:
 def is_attacked(row: Row) -> bool:
     """Whether the row claims something of the network itself, with certainty, that an attack could refute."""
     claim = row.guarantee or {}
-    return row.verdict == "HOLDS" and claim.get("subject") == NETWORK and not claim.get("failure_probability")
+    return row.verdict == "HOLDS" and claim.get("subject") == Subject.NETWORK and not claim.get("failure_probability")
 
 
 class Claims:
