@@ -48,7 +48,8 @@ class Radius:
     undecided: the radii tried that stayed UNKNOWN, with their reasons. norm: of the radius, in raw input units. Each
     end names its verifier: the upper one may come from a falsifier that was asked beside. `misclassified`: the center
     itself is a violation, so no radius can hold. `complete`: the certified ball is all that the clip box admits.
-    `detail`: why the question could not be taken, where it could not.
+    `detail`: why the question could not be taken, where it could not. `center`: a probabilistic method's answer at the
+    center, where it certifies nothing: whether it abstains, or what it answers instead.
     """
 
     norm: str
@@ -57,6 +58,7 @@ class Radius:
     undecided: tuple[tuple[float, Reason], ...] = ()
     complete: bool = False
     detail: str = ""
+    center: Result | None = None
 
     @property
     def misclassified(self) -> bool:
@@ -82,6 +84,7 @@ class Radius:
             "misclassified": self.misclassified,
             "complete": self.complete,
             "detail": self.detail,
+            "center": None if self.center is None else self.center.to_json(),
         }
 
 

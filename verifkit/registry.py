@@ -5,8 +5,10 @@ The core imports no verifier: ours register exactly as a third party's would, an
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -39,7 +41,8 @@ def verifier_class(name: str) -> type[Verifier]:
         hint = did_you_mean(name, names())
         raise UnknownVerifier(f"no verifier is called '{name}'; {hint}installed: {', '.join(names()) or 'none'}")
     try:
-        loaded = entry.load()
+        with contextlib.redirect_stdout(sys.stderr):  # what a module prints on import gets in front of no answer
+            loaded = entry.load()
     except ModuleNotFoundError as error:
         if entry.value.split(".")[0] == "verifiers" and (error.name or "").split(".")[0] == "verifiers":
             raise VerifkitError(
@@ -47,7 +50,7 @@ def verifier_class(name: str) -> type[Verifier]:
                 "uninstall that package or use an environment without it"
             ) from error
         raise VerifkitError(f"verifier '{name}' ({entry.value}) cannot be loaded: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         what = f"{type(error).__name__}: {error}"
         raise VerifkitError(f"verifier '{name}' ({entry.value}) cannot be loaded: {what}") from error
     if not (isinstance(loaded, type) and hasattr(loaded, "verify") and hasattr(loaded, "capabilities")):

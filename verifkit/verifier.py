@@ -22,6 +22,7 @@ from verifkit.query import Query, QueryFamily
 from verifkit.radius import TOLERANCE, Radius, RadiusEnd, RadiusSearch, bisect, merge
 from verifkit.registry import create, falsifiers, substitutes, verifier_class
 from verifkit.result import Arithmetic, Guarantee, Outcome, Reason, Result, Semantics, Verdict
+from verifkit.vetting import guarantee_fault, vetted_radius
 
 NOT_REPLAYED = "a candidate counterexample did not replay as one"
 """The detail of an UNKNOWN that stands for a counterexample which no replay confirmed."""
@@ -141,9 +142,10 @@ class Verifier(ABC):
         falsified = _attacked(family, clock, seed) if attack and proving else None
         try:
             with np.errstate(all="ignore"):  # as in `_checked`
-                return self._radius(RadiusSearch(family, clock, seed, tolerance, falsified))
+                found = self._radius(RadiusSearch(family, clock, seed, tolerance, falsified))
         except BudgetExhausted:
             return Radius(family.norm, None, falsified, ((0.0, Reason.TIMEOUT),))
+        return vetted_radius(family, found, self.capabilities.kinds[family.norm], self.name, falsified)
 
     def _radius(self, search: RadiusSearch) -> Radius:
         """Bisection on `verify`; a method with a closed form overrides it and concludes through `_result`."""
@@ -222,10 +224,9 @@ class Verifier(ABC):
             return Outcome.unknown(Reason.ERROR, f"{self.name} answered with something that is no Outcome")
         kind = self.capabilities.kinds[query.norm]
         if outcome.verdict is Verdict.HOLDS:
-            if kind is Kind.FALSIFIER or outcome.guarantee is None:
-                return Outcome.unknown(Reason.ERROR, f"{self.name} claimed HOLDS without being able to prove it")
-            if (outcome.guarantee.failure_probability > 0) != (kind is Kind.PROBABILISTIC):
-                return Outcome.unknown(Reason.ERROR, f"{self.name} stated a failure probability that does not fit it")
+            fault = guarantee_fault(outcome.guarantee, kind)
+            if fault is not None:
+                return Outcome.unknown(Reason.ERROR, f"{self.name} {fault}")
         if outcome.verdict is Verdict.VIOLATED:
             return self._confirmed(query, outcome)
         return outcome

@@ -8,4 +8,4 @@ if [ $# -ne 4 ] || [ "$1" != v1 ]; then
     exit 2
 fi
 . "$(dirname -- "$0")/verifkit.sh"
-run_verifkit supports "$3" "$4" >&2
+(run_verifkit supports "$3" "$4" >&2)

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -159,6 +160,9 @@ class Malicious(Verifier):
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(600)
 
+    def _halts_parent(self, query: Query) -> None:
+        os.kill(os.getppid(), signal.SIGSTOP)
+
     def _closes(self, query: Query) -> None:
         os.closerange(0, 1024)
 
@@ -206,6 +210,13 @@ class Malicious(Verifier):
         for name in ("result.json", "output"):
             os.mkfifo(job_folder() / name)
         os._exit(0)
+
+    def _folder(self, query: Query) -> None:
+        (job_folder() / "result.json").mkdir()
+        os._exit(0)
+
+    def _small_files(self, query: Query) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
     def _link(self, query: Query) -> None:
         (job_folder() / "result.json").symlink_to("/dev/zero")

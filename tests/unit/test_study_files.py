@@ -328,3 +328,27 @@ def test_a_check_says_what_cannot_be_asked_and_how_long_the_rest_takes(tmp_path:
     assert "memory: 0.5 GiB" in text
     with pytest.raises(SuiteError, match="names no verifiers"):
         overview(study(tmp_path, CURVE), limits=Budget(), jobs=1, seed=0, repeats=1)
+
+
+def test_inputs_of_the_same_content_are_inputs_of_their_own(tmp_path: Path) -> None:
+    """Three copies of one image, and two of one model: nothing leaves a denominator for being there twice."""
+    for name in ("one.onnx", "two.onnx"):
+        (tmp_path / name).write_bytes((ROOT / "benchmarks" / "zoo" / "toy-spirals.onnx").read_bytes())
+    x = np.array([[0.37, 0.53]] * 3 + [[0.9, 0.1]], dtype=np.float32)
+    np.savez(tmp_path / "images.npz", x=x, y=np.array([1, 1, 1, 0]))
+    (tmp_path / "study.toml").write_text(
+        '[[verifiers]]\nname = "interval"\n'
+        '[[curve]]\nmodels = ["one.onnx", "two.onnx"]\ninputs = "images.npz"\nradii = [0.01]\n'
+        '[[radius]]\nmodel = "one.onnx"\ninputs = "images.npz"\nindices = [0]\n'  # asked already
+    )
+    suite, out = load_suite(tmp_path / "study.toml"), tmp_path / "out"
+    summary = run(suite, out=out, jobs=1)
+    own = [row for row in read_rows(out) if row.audit is None]
+    assert summary.rows == len(own) == len({row.key for row in own}) == 8
+    assert sorted((row.model, row.index) for row in own) == [(m, i) for m in ("one.onnx", "two.onnx") for i in range(4)]
+    again = run(suite, out=out, jobs=2)
+    assert (again.written, again.standing, again.foreign) == (0, 8, 0)
+    table = certified_accuracy(load_rows(out).query("audit == ''"), radii=[0.01])
+    assert set(table["rows"]) == {4}
+    again = run(suite, out=out, jobs=2, limits=Budget(seconds=30))
+    assert again.foreign == 8  # the attacks have limits of their own, and stand

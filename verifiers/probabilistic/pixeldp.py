@@ -19,6 +19,7 @@ import numpy as np
 from verifkit.analysis import privacy
 from verifkit.analysis.sensitivity import Unbounded, sensitivity
 from verifkit.analysis.smoothing.center import LostNoise, center_floats, check_spacing
+from verifkit.analysis.smoothing.log import ABSTAIN
 from verifkit.analysis.smoothing.noise import Gaussian, Laplace, Noise
 from verifkit.analysis.smoothing.sampling import Sampler, key_from
 from verifkit.budget import Clock
@@ -119,7 +120,9 @@ class PixelDp(Verifier):
         outcome = self._checked(family.at(0), clock, seed)
         counts = outcome.evidence
         if outcome.reason is not None or not isinstance(counts, PrivacyCounts):
-            return Radius(family.norm, None, None, ((0.0, outcome.reason or Reason.ERROR),), detail=outcome.detail)
+            why = ((0.0, outcome.reason or Reason.ERROR),)
+            center = self._result(family.at(0), outcome, clock, seed)
+            return Radius(family.norm, None, None, why, False, outcome.detail, center)
         reached = family.at(rational(counts.radius))
         return Radius(family.norm, RadiusEnd(counts.radius, self._result(reached, outcome, clock, seed)), None)
 
@@ -195,6 +198,7 @@ class PixelDp(Verifier):
     def _outcome(self, counts: PrivacyCounts, label: int, asked: Fraction) -> Outcome:
         statistics = {
             "samples": self.n + (0 if counts.released else self.n0),
+            "predicted": counts.chosen if counts.radius > 0 and not counts.released else ABSTAIN,
             "certified_radius": counts.radius,
             "p_lower": counts.lower,
             "p_upper": counts.upper,

@@ -20,6 +20,7 @@ import numpy as np
 from verifkit.analysis.smoothing.center import LostNoise, OffGrid, center_floats, check_spacing, require_classes
 from verifkit.analysis.smoothing.certificate import Mode, Plan, Prediction, predicted, radius_of
 from verifkit.analysis.smoothing.certify import PREDICTION, Target, certify, tally
+from verifkit.analysis.smoothing.log import ABSTAIN
 from verifkit.analysis.smoothing.noise import Ablation, Gaussian, Laplace, Noise, RoundedGaussian, Uniform
 from verifkit.analysis.smoothing.sampling import Sampler, key_from
 from verifkit.budget import Budget, Clock
@@ -146,7 +147,9 @@ class Smoothing(Verifier):
         counts = outcome.evidence
         if outcome.reason is not None or not isinstance(counts, SampleCounts):
             why = ((0.0, outcome.reason or Reason.ERROR),)
-            return Radius(family.norm, None, None, why, detail=outcome.detail)
+            return Radius(
+                family.norm, None, None, why, False, outcome.detail, self._result(query, outcome, clock, seed)
+            )
         reached = family.at(rational(counts.radius))
         return Radius(family.norm, RadiusEnd(counts.radius, self._result(reached, outcome, clock, seed)), None)
 
@@ -238,7 +241,9 @@ class Smoothing(Verifier):
         except (WrongNorm, OffGrid, LostNoise) as refused:
             return Outcome.unknown(Reason.UNSUPPORTED, f"smoothing: {refused}")
         samples = sum(counts.selection) + sum(counts.estimation)
-        statistics = {"samples": samples, "certified_radius": counts.radius, "p_lower": counts.lower}
+        predicted = counts.chosen if counts.lower > counts.rivals else ABSTAIN
+        shown = {"certified_radius": counts.radius, "p_lower": counts.lower}
+        statistics = {"samples": samples, "predicted": predicted, **shown}
         why = _shortfall(counts, label, radius)
         if why is not None:
             return replace(Outcome.unknown(Reason.INCOMPLETE, why, statistics=statistics), evidence=counts)

@@ -56,6 +56,7 @@ def bench(
 
     Rows go to DIR/rows.jsonl as they come; the same command again goes on where it stopped.
     """
+    from verifkit.bench.report.terminal import plural
     from verifkit.bench.running.runner import run
     from verifkit.bench.suites.suite import load_suite
     from verifkit.budget import Budget
@@ -87,9 +88,14 @@ def bench(
         cluster=cluster,
         audit=not no_audit,
     )
-    attacks = f"; the audit added {summary.attacks} attacks" if summary.attacks else ""
-    counts = f"{summary.written} run now, {summary.standing} stood already, {summary.errors} errors"
-    say(f"{summary.rows} rows: {counts}{attacks}")
+    attacks = f"; the audit added {plural(summary.attacks, 'attack')}" if summary.attacks else ""
+    counts = f"{summary.written} run now, {summary.standing} stood already, {plural(summary.errors, 'error')}"
+    say(f"{plural(summary.rows, 'row')}: {counts}{attacks}")
+    if summary.foreign:
+        say(
+            f"'{folder}' also holds {plural(summary.foreign, 'row')} of other questions than this run's, or under "
+            f"other limits, which the report shows, too: name another folder to keep them apart"
+        )
     _summarise(folder)
 
 

@@ -89,13 +89,14 @@ def misses(df: pd.DataFrame) -> list[MissCount]:
 def coverage(df: pd.DataFrame) -> Coverage:
     """What `find` had to compare."""
     shared = {
-        tuple(c.row[k] for k in ("suite", "model_hash", "instance", "question", "norm"))
+        (c.subject, *(c.row[k] for k in ("suite", "model_hash", "instance", "question", "norm")))
         for group in _claims_by_question(df).values()
         for c in group
-        if len({other.row["method"] for other in group}) > 1
+        if len({other.row["method"] for other in group if other.subject == c.subject}) > 1
     }
     against = sum(_expectation(row) is not None for row in records(df))
-    return Coverage(len(df), sum(1 for _ in _pairs(df)), len(shared), against)
+    compared = sum(safe.subject == unsafe.subject for safe, unsafe in _pairs(df))
+    return Coverage(len(df), compared, len(shared), against)
 
 
 def _judge(safe: _Claim, unsafe: _Claim) -> Contradiction | None:

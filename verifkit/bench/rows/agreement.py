@@ -18,7 +18,7 @@ def same_answer(one: Row, other: Row) -> bool:
 def contradict(one: Row, other: Row) -> bool:
     """Whether two answers to the same question exclude each other.
 
-    Only where both are about the same subject and neither may be wrong by chance.
+    Only where both are about the same subject, neither may be wrong by chance, and a replay confirms the violation.
     """
     return _refutes(one, other) or _refutes(other, one)
 
@@ -38,7 +38,8 @@ def _refutes(unsafe: Row, safe: Row) -> bool:
     if safe.question == "radius":  # a witness is always replayed on the network itself
         reached = safe.certified is not None and unsafe.falsified is not None and unsafe.falsified <= safe.certified
         return reached and subject(safe) == Subject.NETWORK
-    return unsafe.verdict == Verdict.VIOLATED and _chance(unsafe) == 0 and subject(safe) == subject(unsafe)
+    shown = unsafe.verdict == Verdict.VIOLATED and bool((unsafe.witness or {}).get("confirmed_by"))
+    return shown and _chance(unsafe) == 0 and subject(safe) == subject(unsafe)
 
 
 def _chance(row: Row) -> float:

@@ -70,7 +70,8 @@ class Comparison:
 
 def compare_folders(a: Path, b: Path, *, tolerance: float = 1e-3, seed: int = 0) -> Comparison:
     """tolerance: relative, below which radii count as equal. seed: of the bootstrap. Raises `SuiteError`."""
-    rows_a, rows_b = read_rows(a), read_rows(b)
+    # The attacks that an audit adds follow from the other rows: they are no questions of the study.
+    rows_a, rows_b = ([row for row in read_rows(folder) if row.audit is None] for folder in (a, b))
     pairs, only_a, only_b, crossed = _paired(rows_a, rows_b)
     label = _labels([*rows_a, *rows_b])
     found: dict[str, list[Change]] = {name: [] for name in _KINDS}

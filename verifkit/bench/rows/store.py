@@ -49,6 +49,11 @@ def evidence_name(key: str) -> str:
     return f"evidence/{key}.npz"
 
 
+def copied_key(key: str, number: int) -> str:
+    """The key of the `number`-th further input with the very same content."""
+    return hashlib.sha256(f"{key} {number}".encode()).hexdigest()
+
+
 def read_rows(folder: str | os.PathLike[str]) -> list[Row]:
     """The rows of an output folder, without locking or changing it; a torn last line is left out.
 

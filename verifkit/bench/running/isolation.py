@@ -18,16 +18,20 @@ import errno
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
+
+import psutil
 
 from verifkit.bench.rows.whole_file import whole_file
 from verifkit.bench.running.worker import EVIDENCE, JOB, OUTPUT, RESULT, UNWRITTEN
@@ -58,6 +62,7 @@ _MARK = "VERIFKIT_RUN"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PROBE_BYTES = 65536
 _LINES = 30
+_WAKE_SECONDS = 0.5
 _LAST_BYTES = 8192
 _MOST_RESULT = 2**28
 """Bytes of one answer: a counterexample of a large image takes a few million."""
@@ -120,6 +125,8 @@ class Isolation:
             env=environ,
             start_new_session=True,  # an interrupt from the terminal reaches the runner alone
         )
+        self._over = threading.Event()
+        threading.Thread(target=_keep_going, args=(self._server.pid, self._over), daemon=True).start()
         try:
             self._directory = Path(self._receive()["directory"])
         except BaseException:
@@ -130,6 +137,7 @@ class Isolation:
         """A new server in place of one that was killed; the jobs that ran are lost, folders stay where they are."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
+        self._over.set()
         self._server.kill()
         with contextlib.suppress(BrokenPipeError):
             self._server.stdin.close()
@@ -193,7 +201,9 @@ class Isolation:
         try:
             result = _result(folder / RESULT)
             for unwritten in folder.glob(f"{UNWRITTEN}*"):
-                if (number := unwritten.name.removeprefix(UNWRITTEN)).isdecimal():
+                number = unwritten.name.removeprefix(UNWRITTEN)
+                # Other reasons than a full disk, as a limit of its own, are the worker's.
+                if number.isdecimal() and (int(number) == errno.ENOSPC or not self._takes_more()):
                     raise self._full(int(number))
             target = self._evidence.pop(told["id"], None)
             left = target is not None and _copied(folder / EVIDENCE, target)
@@ -247,6 +257,7 @@ class Isolation:
             self._server.stdin.close()
         try:
             self._server.wait(timeout=10)
+            self._over.set()
         except subprocess.TimeoutExpired:
             self._server.kill()
             self._server.wait()
@@ -257,6 +268,16 @@ class Isolation:
         for folder in (self._directory, *self._left):  # the server has removed its own, unless it was killed
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_going(pid: int, over: threading.Event) -> None:
+    """Wakes the server where a job has stopped it (SIGSTOP): it would keep no limit, and the study would not end."""
+    while not over.wait(_WAKE_SECONDS):
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
+                os.kill(pid, signal.SIGCONT)
+        except (psutil.Error, OSError):
+            return
 
 
 def _result(path: Path) -> dict[str, Any] | None:
@@ -306,5 +327,9 @@ def _opened(path: Path) -> Iterator[BinaryIO | None]:
     except OSError:
         yield None
         return
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        yield None
+        return
     with os.fdopen(number, "rb") as file:
-        yield file if stat.S_ISREG(os.fstat(number).st_mode) else None
+        yield file

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 from verifkit import registry
 from verifkit.bench.audit.attacks import DEFAULT, Attacker, Claims
 from verifkit.bench.rows.schema import Row
-from verifkit.bench.rows.store import RowStore, iterate_rows, row_key
+from verifkit.bench.rows.store import RowStore, copied_key, iterate_rows, row_key
 from verifkit.bench.rows.tables import write_tables
 from verifkit.bench.running import environment
 from verifkit.bench.running.answers import Contender, Task
@@ -40,7 +41,8 @@ _LOG = logging.getLogger(__name__)
 class RunSummary:
     """rows: all that the suite asks for. written: run now. standing: there already. errors: written with an error.
 
-    attacks: the rows that the audit added, now or before; not counted among the others.
+    attacks: the rows that the audit added, now or before; not counted among the others. foreign: rows in the folder
+    that answer what this suite does not ask, or under other limits.
     """
 
     rows: int
@@ -48,6 +50,7 @@ class RunSummary:
     standing: int
     errors: int
     attacks: int = 0
+    foreign: int = 0
 
 
 def run(
@@ -111,7 +114,7 @@ def run(
                 wave = _attack(engine, store, added, limits, seed, progress, summary.rows)
                 summary = replace(summary, attacks=wave.rows, errors=summary.errors + wave.errors)
         write_tables(store.folder)
-        return summary
+        return replace(summary, foreign=len(store.keys) - summary.rows - summary.attacks)
 
 
 def _attack(
@@ -206,6 +209,20 @@ def _task(asked: Asked, contender: Contender, limits: Budget, share: int, seed: 
     return Task(key, asked, contender, in_force, seed + repeat, repeat)
 
 
+def _distinct(tasks: Sequence[Task]) -> dict[str, Task]:
+    """The tasks by key. A question that is asked twice is run once; another sample or model with the same content is
+    another input, which no denominator may lose: it gets a key, and an answer, of its own.
+    """
+    found: dict[str, Task] = {}
+    copies: defaultdict[str, dict[Instance, str]] = defaultdict(dict)
+    for task in tasks:
+        keys, question = copies[task.key], task.asked.instance.bare()
+        if question not in keys:
+            keys[question] = copied_key(task.key, len(keys)) if keys else task.key
+        found[keys[question]] = replace(task, key=keys[question])
+    return found
+
+
 def _run_tasks(
     engine: Engine,
     store: RowStore,
@@ -217,7 +234,7 @@ def _run_tasks(
     before: int = 0,
 ) -> RunSummary:
     """Runs what does not stand yet. claims: gets all rows of the tasks. before: rows that were done before these."""
-    distinct = {task.key: task for task in tasks}
+    distinct = _distinct(tasks)
     standing = distinct.keys() & store.keys
     waiting = [task for key, task in distinct.items() if key not in standing]
     random.Random(seed).shuffle(waiting)

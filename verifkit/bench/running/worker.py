@@ -208,7 +208,7 @@ def _ask_radius(
         verdict = Verdict.VIOLATED
     proof = radius.certified.result if radius.certified and certified else None
     attack = radius.falsified.result if radius.falsified else None
-    spoken = proof or attack
+    spoken = proof or attack or radius.center
     if spoken is not None:
         _leave(spoken, left)
     reason, detail = (None, "") if verdict is not Verdict.UNKNOWN else _undecided(radius, proving=proving)
@@ -219,7 +219,7 @@ def _ask_radius(
         "verdict": str(verdict),
         "reason": None if reason is None else str(reason),
         "word": words.get(verdict, fallback),
-        "detail": detail or (spoken.detail if spoken is not None else ""),
+        "detail": detail or (spoken.detail if spoken is not None else radius.detail),
         "witness": None if attack is None or attack.witness is None else witness_to_json(attack.witness),
         "certified": certified,
         "falsified": falsified,

@@ -21,7 +21,7 @@ def read_suite_file(path: Path, *, own_verifiers: bool = True) -> Suite:
     top = read_tables(path)
     named = top.get("name")
     name = stem(path.name).removesuffix(".toml") if named is None else named.text()
-    if named is not None and (Path(name).name != name or "\\" in name):
+    if named is not None and (Path(name).name != name or "\\" in name or name == ".."):
         raise named.takes("a plain name, for it is also a folder's")
     verifiers = _verifiers(top, own_verifiers)
     common = Common(name, top.limits(), verifiers)
