@@ -135,6 +135,16 @@ def test_default_radii_are_round() -> None:
     assert radii == [0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08]
 
 
+def test_every_radius_asked_about_is_shown_whatever_the_order_of_the_rows() -> None:
+    rows = [row("milp", radius=k / 100, property_hash=f"p{k}") for k in range(1, 13)]
+    for asked in (rows, rows[::-1]):
+        assert certified_accuracy(frame(asked))["radius"].tolist() == [k / 100 for k in range(1, 13)]
+    many = [row("milp", radius=k / 1000, property_hash=f"p{k}") for k in range(1, 101)]
+    shown = certified_accuracy(frame(many))["radius"].tolist()
+    assert (shown[0], shown[1], shown[-1], len(shown)) == (0.001, 0.004, 0.1, 34)
+    assert certified_accuracy(frame(many[50:] + many[:50]))["radius"].tolist() == shown
+
+
 def test_radius_table_by_hand() -> None:
     line = only(radius_table(frame(FIVE)))
     assert line["median_certified"] == 0.0  # 0, 0, 0, 0.1, 0.2: misclassified and undecided count as 0
@@ -213,6 +223,15 @@ def test_plain_summary_truncates_nothing_and_boxed_one_folds() -> None:
 def test_summary_opens_with_violations() -> None:
     df = frame([row("crown"), row("pgd", "VIOLATED")])
     assert render(df, console_is_terminal=False).startswith("1 SOUNDNESS VIOLATION among 2 rows\n")
+
+
+def test_summary_lists_the_first_findings_only() -> None:
+    names = [{"instance": f"i{k}", "property_hash": f"p{k}"} for k in range(23)]
+    df = frame([one for name in names for one in (row("crown", **name), row("pgd", "VIOLATED", **name))])
+    text = render(df, console_is_terminal=False)
+    assert text.startswith("23 SOUNDNESS VIOLATIONS among 46 rows\n")
+    assert text.count("\nsoundness violation: ") == 20
+    assert "\nand 3 more: see the report\n" in text
 
 
 def test_numbers_and_seconds() -> None:

@@ -8,7 +8,6 @@ statements, so `subject` is a grouping column of every table. Attacks that a stu
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from statistics import fmean, median
 from typing import Any
@@ -21,7 +20,8 @@ REASONS = ("incomplete", "timeout", "memout", "unsupported", "unconfirmed", "err
 CLOSED = 1e-2
 """A complete method's bracket counts as closed, its radius as exact, when its relative width is at most this."""
 
-
+MOST_RADII = 40
+"""Columns of certified accuracy at most for radii that were asked about by themselves."""
 VERDICT_COLUMNS = (
     *("question", "subject", "verifier", "kind", "rows", "HOLDS", "VIOLATED", *REASONS, "other"),
     *("decided_percent", "total_seconds", "median_seconds"),
@@ -145,7 +145,7 @@ def wanted_radii(rows: Sequence[Row]) -> list[float]:
 
 
 def default_radii(rows: Sequence[Row]) -> list[float]:
-    """About eight round steps from 0 to the largest certified radius, and the radii asked about most often."""
+    """About eight round steps from 0 to the largest certified radius, and the radii asked about."""
     asked = _asked(rows)
     searched = [r for r in rows if r["question"] == "radius"]
     reached = [c for c in map(certified_radius, searched) if 0 < c < math.inf]
@@ -158,8 +158,10 @@ def default_radii(rows: Sequence[Row]) -> list[float]:
 
 
 def _asked(rows: Sequence[Row]) -> set[float]:
-    """The eight radii asked about by themselves most often."""
-    return {radius for radius, _ in Counter(r["radius"] for r in rows if r["question"] == "verify").most_common(8)}
+    """The radii asked about by themselves; of more than `MOST_RADII` every k-th, and the largest."""
+    asked = sorted({float(r["radius"]) for r in rows if r["question"] == "verify"})
+    step = max(1, -(-(len(asked) - 1) // (MOST_RADII - 1)))
+    return {*asked[::step], *asked[-1:]}
 
 
 def _accuracy(rows: Sequence[Row], radius: float) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from verifkit.radius import shorten
 
 Table = tuple[list[str], list[list[str]]]
 ABSENT = "–"
+LISTED = 20
+"""Findings in the summary at most; violations stand first."""
 _KINDS = ("complete", "incomplete", "falsifier", "probabilistic")
 SUBJECT_NOTE = (
     f"Answers about the network and about the {SMOOTHED} are different statements: do not rank them together."
@@ -128,7 +130,9 @@ def verdict_sentence(df: pd.DataFrame) -> list[str]:
     """What a reader must know first: the contradictions, or that there is none, and what was checked."""
     audit = review(df)
     violations = len(audit.violations)
-    said = [f"{c.kind}: {c.sentence}" for c in audit.findings]
+    said = [f"{c.kind}: {c.sentence}" for c in audit.findings[:LISTED]]
+    if len(audit.findings) > LISTED:
+        said.append(f"and {len(audit.findings) - LISTED} more: see the report")
     if violations:
         first = f"{violations} SOUNDNESS VIOLATION{'S' if violations > 1 else ''} among {plural(len(df), 'row')}"
     elif said:
