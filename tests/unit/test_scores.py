@@ -14,7 +14,7 @@ import pytest
 from tests.unit.rows_builder import radius_row, row, write
 from verifkit.bench.report.scores import certified_accuracy, radius_table, verdict_table
 from verifkit.bench.report.terminal import bracket_text, number, render, seconds, terminal_table
-from verifkit.bench.rows.frame import frame, load_rows
+from verifkit.bench.rows.frame import answers, frame, load_rows, records
 from verifkit.bench.rows.schema import Row
 from verifkit.errors import SuiteError
 
@@ -66,6 +66,7 @@ def test_verdicts_under_their_own_names() -> None:
     reasons = ["incomplete", "timeout", "timeout", "memout", "unsupported", "unconfirmed", "error", "novel"]
     rows = [row("milp", "HOLDS"), row("milp", "VIOLATED", verifier_seconds=3.0)]
     rows += [row("milp", "UNKNOWN", reason=r, verifier_seconds=None, wall_seconds=60.0) for r in reasons]
+    rows = [one | {"property_hash": f"p{k}"} for k, one in enumerate(rows)]
     line = only(verdict_table(frame(rows)))
     assert (line["rows"], line["HOLDS"], line["VIOLATED"], line["timeout"], line["other"]) == (10, 1, 1, 2, 1)
     assert all(line[r] == 1 for r in ("incomplete", "memout", "unsupported", "unconfirmed", "error"))
@@ -76,7 +77,8 @@ def test_verdicts_under_their_own_names() -> None:
 
 def test_subjects_and_options_make_separate_lines() -> None:
     rows = [row("smoothing", options={"sigma": s, "n": 100}) for s in (0.25, 0.5)]
-    rows += [row("smoothing", "UNKNOWN", options={"sigma": 0.25, "n": 100}, kind=None), row("crown")]
+    rows += [row("smoothing", "UNKNOWN", options={"sigma": 0.25, "n": 100}, kind=None, property_hash="p2")]
+    rows += [row("crown")]
     table = verdict_table(frame(rows))
     assert table["subject"].tolist() == ["network", "smoothed classifier", "smoothed classifier"]
     assert table["verifier"].tolist() == ["crown", "smoothing (sigma=0.25)", "smoothing (sigma=0.5)"]
@@ -86,6 +88,40 @@ def test_subjects_and_options_make_separate_lines() -> None:
 def test_models_of_one_name_are_told_apart() -> None:
     df = frame([row(model_hash="a" * 64), row(model_hash="b" * 64)])
     assert df["model_label"].tolist() == ["net.onnx (aaaaaaaa)", "net.onnx (bbbbbbbb)"]
+
+
+def test_samples_of_several_files_or_boxes_make_groups_of_their_own() -> None:
+    names = ["a.npz[0] linf radius in [0, 1]", "a.npz[1] linf radius", "b.npz[0] linf 0.25 in [0, 1]"]
+    rows = [radius_row(property=name, certified=0.1, index=k) for k, name in enumerate(names)]
+    rows += [radius_row(property="a.npz[0] l2 radius in [0, 1]", norm="2", property_hash="2"), row()]
+    df = frame(rows)
+    own = ["net.onnx, a.npz in [0, 1]", "net.onnx, a.npz", "net.onnx, b.npz in [0, 1]"]
+    assert df["model_label"].tolist() == [*own, "net.onnx", "net.onnx"]
+    assert set(df["model_name"]) == {"net.onnx"}
+    assert radius_table(df)["rows"].tolist() == [1, 1, 1, 1]
+    assert set(frame(rows[:1] * 2)["model_label"]) == {"net.onnx"}
+
+
+def test_rows_that_differ_in_their_limits_alone_count_once() -> None:
+    limits = [{"timeout": 60.0}, {"timeout": None}, {"timeout": None, "node_limit": 9}, {"timeout": 600.0}]
+    rows = [radius_row("milp", certified=0.1 + k / 100, **own) for k, own in enumerate(limits)]
+    rows += [radius_row("crown", certified=0.3, memory_limit=2**31 + k) for k in (0, 1, -1)]
+    rows += [radius_row("crown", certified=0.2, index=1), radius_row("crown", certified=0.2, repeat=1, seed=1)]
+    for order in (rows, rows[::-1]):
+        df = frame(order)
+        assert (len(df), len(answers(df))) == (9, 4)
+        assert only(answers(df), verifier="milp")["certified"] == 0.11  # no limit at all
+        assert sorted(radius_table(df)["rows"]) == [1, 3]
+        assert "\ntables: 5 rows left out: the same question asked again" in render(df, console_is_terminal=False)
+    assert [one["line"] for one in records(answers(frame([row(), row(suite="renamed")])))] == [2]
+    assert len(answers(frame([row(property_hash=None), row(property_hash=None)]))) == 2
+    assert "left out" not in render(frame([row()]), console_is_terminal=False)
+
+
+def test_contradictions_see_the_rows_that_tables_leave_out() -> None:
+    df = frame([row("pgd", "VIOLATED", timeout=1.0), row("pgd", "UNKNOWN", timeout=9.0), row("crown")])
+    assert len(answers(df)) == 2
+    assert render(df, console_is_terminal=False).startswith("1 SOUNDNESS VIOLATION among 3 rows\n")
 
 
 FIVE = [

@@ -37,7 +37,7 @@ def overview(rows: Sequence[Row]) -> Row:
         "kinds": {style: sorted(kinds[style]) for style in STYLES if style in kinds},
         "questions": len(questions),
         "answered": answered,
-        "models": sorted({r["model_label"] for r in rows}),
+        "models": sorted({r["model_name"] for r in rows}),
         "verifiers": len({r["method"] for r in rows}),
         "seconds": sum(r["wall_seconds"] for r in rows if not math.isnan(r["wall_seconds"])),
         "failed": sum(r["reason"] in ("timeout", "memout", "error") for r in rows),

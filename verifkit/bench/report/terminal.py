@@ -143,7 +143,18 @@ def verdict_sentence(df: pd.DataFrame) -> list[str]:
             f"no contradiction among {plural(seen.rows, 'row')} ({plural(seen.shared, 'question')} answered by several "
             f"verifiers, {plural(seen.expected, 'answer')} compared with an expected verdict)"
         )
-    return [first, *said, *(f"{name}: {words}" for name, words in checks(audit))]
+    said += [f"{name}: {words}" for name, words in checks(audit)]
+    return [first, *said, *([f"tables: {left_out(df)}"] if left_out(df) else [])]
+
+
+def left_out(df: pd.DataFrame) -> str:
+    """What the tables leave out of the rows in words, "" where nothing."""
+    count = int(df["superseded"].sum())
+    return (
+        f"{plural(count, 'row')} left out: the same question asked again, of which the row with the largest limits counts"
+        if count
+        else ""
+    )
 
 
 def checks(audit: Review) -> list[tuple[str, str]]:
