@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 from tests.unit.rows_builder import radius_row, row, write
+from verifkit.bench.report import paper
 from verifkit.bench.report.scores import certified_accuracy, radius_table, verdict_table
-from verifkit.bench.report.terminal import bracket_text, number, render, seconds, terminal_table
+from verifkit.bench.report.terminal import bracket_text, number, render, seconds, terminal_radii, terminal_table
 from verifkit.bench.rows.frame import answers, frame, load_rows, records
 from verifkit.bench.rows.schema import Row
 from verifkit.errors import SuiteError
@@ -179,6 +180,35 @@ def test_every_radius_asked_about_is_shown_whatever_the_order_of_the_rows() -> N
     shown = certified_accuracy(frame(many))["radius"].tolist()
     assert (shown[0], shown[1], shown[-1], len(shown)) == (0.001, 0.004, 0.1, 34)
     assert certified_accuracy(frame(many[50:] + many[:50]))["radius"].tolist() == shown
+
+
+def test_a_norm_that_a_verifier_refuses_gives_it_no_kind() -> None:
+    refusal = {"kind": None, "reason": "unsupported", "norm": "2"}
+    rows = [radius_row(v, norm="inf", falsified=0.2) for v in ("pgd", "crown")]
+    rows += [radius_row(v, index=k, **refusal) for v in ("pgd", "crown") for k in (1, 2)]
+    rows += [radius_row("crown", index=3, norm="1", kind=None, reason="error"), radius_row("new", **refusal)]
+    table = radius_table(frame(rows))
+    assert only(table, norm="2", verifier="pgd")["kind"] == only(table, norm="2", verifier="crown")["kind"] == "–"
+    assert only(table, norm="inf", verifier="pgd")["kind"] == "falsifier"
+    assert only(table, norm="1")["kind"] == "incomplete"  # a crash borrows it still
+    assert math.isnan(only(table, norm="2", verifier="pgd")["median_certified"])
+    assert set(certified_accuracy(frame(rows)).query("norm == '2'")["kind"]) == {"–"}
+    assert verdict_table(frame(rows))["kind"].tolist() == ["incomplete", "–", "falsifier"]
+
+
+def test_searches_that_a_limit_cut_short_are_counted() -> None:
+    plain = [radius_row("milp", certified=0.1, undecided=[[0.2, "incomplete"]]), radius_row("milp", index=1)]
+    cut = [radius_row("milp", certified=0.1, index=2, undecided=[[0.2, "incomplete"], [0.3, "timeout"]])]
+    cut += [radius_row("milp", index=3, undecided=[[0.3, "memout"]])]
+    cut += [radius_row("milp", index=4, undecided=None, reason="timeout")]
+    assert only(radius_table(frame(plain + cut)))["cut_short"] == 3
+    assert only(radius_table(frame(plain)))["cut_short"] == 0
+    assert terminal_radii(frame(plain + cut))[0][6] == "cut short"
+    assert "cut short" not in terminal_radii(frame(plain))[0]
+    assert all(len(line) == len(terminal_radii(frame(cut))[0]) for line in terminal_radii(frame(cut))[1])
+    for form, shown in (("latex", "wrong & cut short & median"), ("markdown", "| wrong | cut short | median |")):
+        assert shown in paper.render(frame(plain + cut), form)
+        assert "ut short" not in paper.render(frame(plain), form)
 
 
 def test_radius_table_by_hand() -> None:

@@ -13,12 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from verifkit.bench.report.scores import REASONS, certified_accuracy, radius_table, verdict_table
+from verifkit.bench.report.scores import REASONS, REFUSED, certified_accuracy, radius_table, verdict_table
 from verifkit.bench.report.sections import by_subject
 from verifkit.bench.report.terminal import ABSENT, norm_name, number, plural, radius_text, verdict_sentence
 from verifkit.bench.rows.frame import grouped, records
 
 Row = dict[str, Any]
+CUT = "Cut short: inputs whose search lost a radius to the limit of time or memory. "
 QUESTIONS = {"verify": "Does the property hold?", "radius": "How far does it hold?"}
 
 
@@ -96,15 +97,17 @@ def _verdicts(question: str, lines: Sequence[Row]) -> Table:
 
 def _radii(section: Row) -> Table:
     norm, model = norm_name(section["norm"]), section["model"]
-    columns = ("verifier", "kind", "inputs", "with radius", "wrong", "median", "mean", "median falsified", "tightness")
+    cut = any(line["cut_short"] for lines in section["subjects"].values() for line in lines)
+    counts = ("verifier", "kind", "inputs", "with radius", "wrong", *["cut short"] * cut)
+    columns = (*counts, "median", "mean", "median falsified", "tightness")
     groups = {}
     for (subject,), lines in section["subjects"].items():
         best = {c: _largest(line[c] for line in lines) for c in ("median_certified", "mean_certified")}
         groups[_about(subject)] = [
             [
                 *(Cell(str(line[c])) for c in ("verifier", "kind", "rows")),
-                Cell(ABSENT if line["kind"] == "falsifier" else str(line["with_radius"])),
-                Cell(str(line["misclassified"])),
+                Cell(ABSENT if line["kind"] in ("falsifier", REFUSED) else str(line["with_radius"])),
+                *(Cell(str(line[c])) for c in ("misclassified", *["cut_short"] * cut)),
                 *(Cell(radius_text(line[c]), 0 < line[c] == best[c]) for c in best),
                 Cell(radius_text(line["median_falsified"], up=True)),
                 Cell(ABSENT if not line["with_exact"] else f"{_down(line['tightness'])} ({line['with_exact']})"),
@@ -115,7 +118,8 @@ def _radii(section: Row) -> Table:
         "In raw input units. Median and mean certified radius over all "
         f"{_inputs(section)}: misclassified ones and those without a certificate count as 0. Median falsified radius: "
         "an input without one counts as unbounded. Tightness: mean of certified / exact over the inputs (their number "
-        "in brackets) whose exact radius a complete method closed in on. Bold: the largest about that subject."
+        f"in brackets) whose exact radius a complete method closed in on. {CUT if cut else ''}"
+        "Bold: the largest about that subject."
     )
     return Table(f"radii-{model}-{section['norm']}", f"{norm} radii of {model}", caption, columns, groups)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from verifkit.bench.report.charts.accuracy import accuracy_figure
 from verifkit.bench.report.charts.look import STYLES, Look, style_of
-from verifkit.bench.report.scores import REASONS, certified_radius
+from verifkit.bench.report.scores import REASONS, certified_radius, shown_kind
 from verifkit.bench.rows.frame import grouped
 
 Row = dict[str, Any]
@@ -62,7 +62,7 @@ def main_table(rows: Sequence[Row]) -> list[Row]:
             {
                 "subject": subject,
                 "verifier": verifier,
-                "kind": " / ".join(kinds) or "not stated",
+                "kind": shown_kind(own),
                 "style": style_of(" / ".join(kinds), subject),
                 "asked": len(asked),
                 **{verdict: sum(r["verdict"] == verdict for r in asked) for verdict in ("HOLDS", "VIOLATED")},

@@ -99,17 +99,28 @@ def terminal_table(df: pd.DataFrame) -> Table:
 def terminal_radii(df: pd.DataFrame) -> Table:
     """Column names and rows: median radii per model, norm and verifier; no rows where no radius was asked for."""
     names = {"model": "model", "verifier": "verifier", "subject": "about", "kind": "kind"}
-    columns = ["norm", *names.values(), "rows", "median certified", "median falsified", "tightness (of)", "median time"]
+    lines = sorted(records(radius_table(df)), key=_loose_to_tight)
+    cut = any(line["cut_short"] for line in lines)
+    columns = [
+        "norm",
+        *names.values(),
+        "rows",
+        *["cut short"] * cut,
+        "median certified",
+        "median falsified",
+        "tightness (of)",
+        "median time",
+    ]
     rows = [
         [
             norm_name(line["norm"]),
-            *(str(line[c]) for c in (*names, "rows")),
+            *(str(line[c]) for c in (*names, "rows", *["cut_short"] * cut)),
             radius_text(line["median_certified"]),
             radius_text(line["median_falsified"], up=True),
             radius_text(line["tightness"]) + (f" ({line['with_exact']})" if line["with_exact"] else ""),
             seconds(line["median_seconds"]),
         ]
-        for line in sorted(records(radius_table(df)), key=_loose_to_tight)
+        for line in lines
     ]
     return columns, rows
 
@@ -150,11 +161,8 @@ def verdict_sentence(df: pd.DataFrame) -> list[str]:
 def left_out(df: pd.DataFrame) -> str:
     """What the tables leave out of the rows in words, "" where nothing."""
     count = int(df["superseded"].sum())
-    return (
-        f"{plural(count, 'row')} left out: the same question asked again, of which the row with the largest limits counts"
-        if count
-        else ""
-    )
+    why = "the same question asked again, of which the row with the largest limits counts"
+    return f"{plural(count, 'row')} left out: {why}" if count else ""
 
 
 def checks(audit: Review) -> list[tuple[str, str]]:

@@ -75,6 +75,7 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
 
     Added: `line` (in rows.jsonl), `method` (the verifier with the options that tell it from its namesakes),
     `model_label` (with the samples' file and clip box where a model has several in that norm), `model_name` (without),
+    `refused` (the method supports nothing of that norm, so that its kind is borrowed from another),
     `superseded` (another row answers the same question within larger limits, or later), `subject`, `semantics`,
     `failure_probability`, `seconds` (the verifier's time, else the row's).
     """
@@ -90,6 +91,7 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
     df["model_name"] = pd.Series(_model_names(df), index=df.index, dtype="object")
     df["model_label"] = pd.Series(_model_labels(df), index=df.index, dtype="object")
     df["superseded"] = pd.Series(_superseded(df), index=df.index, dtype="bool")
+    df["refused"] = pd.Series(_refused(df), index=df.index, dtype="bool")
     df["kind"] = pd.Series(_kinds(df), index=df.index, dtype="object")
     df["subject"] = pd.Series(_subjects(df), index=df.index, dtype="object")
     guarantees = [g if isinstance(g, dict) else {} for g in df["guarantee"]]
@@ -192,6 +194,14 @@ def _model_names(df: pd.DataFrame) -> list[str]:
     for name, digest in pairs:
         hashes[name].add(digest)
     return [f"{name} ({digest[:8]})" if len(hashes[name]) > 1 else name for name, digest in pairs]
+
+
+def _refused(df: pd.DataFrame) -> list[bool]:
+    """Whether all rows of the method in that norm are refusals without a kind."""
+    groups = list(zip(df["method"], df["norm"], strict=True))
+    told = zip(groups, df["kind"], df["reason"], strict=True)
+    taken = {group for group, kind, reason in told if kind or reason != "unsupported"}
+    return [group not in taken for group in groups]
 
 
 def _kinds(df: pd.DataFrame) -> list[str]:
