@@ -29,7 +29,17 @@ from verifkit.bench.report.radius_sections import radius_sections
 from verifkit.bench.report.scores import certified_accuracy, radius_table, verdict_table
 from verifkit.bench.report.sections import accuracy_sections, failures, main_table, overview, verdict_sections
 from verifkit.bench.report.soundness import WHERE, soundness
-from verifkit.bench.report.terminal import left_out, norm_name, number, percent, plural, radius_text, seconds
+from verifkit.bench.report.terminal import (
+    SMOOTHED_NOTE,
+    left_out,
+    norm_name,
+    number,
+    percent,
+    plural,
+    radius_text,
+    seconds,
+    smoothed_ones,
+)
 from verifkit.bench.rows.frame import SMOOTHED, answers, audits, grouped, load_rows, records
 from verifkit.bench.rows.whole_file import whole_file
 
@@ -162,6 +172,8 @@ def _context(
         "packages": [pair for pair in recorded if "packages." in pair[0]],
         "subjects": sorted(set(df["subject"])),
         "smoothed": SMOOTHED,
+        "smoothed_note": SMOOTHED_NOTE,
+        "smoothed_ones": smoothed_ones(df),
         "many": MANY,
         "styles": HEADINGS,
         "figures": figures,

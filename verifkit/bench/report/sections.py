@@ -11,7 +11,7 @@ from typing import Any
 from verifkit.bench.report.charts.accuracy import accuracy_figure
 from verifkit.bench.report.charts.look import STYLES, Look, style_of
 from verifkit.bench.report.scores import REASONS, certified_radius, shown_kind
-from verifkit.bench.rows.frame import grouped
+from verifkit.bench.rows.frame import NETWORK, grouped
 
 Row = dict[str, Any]
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]*\w)")
@@ -114,10 +114,13 @@ def accuracy_sections(table: Sequence[Row], rows: Sequence[Row], looks: Mapping[
 
 
 def by_verifier(lines: Sequence[Row]) -> list[Row]:
-    """One line per verifier with its cells by radius; `best` where no certified accuracy of this subject is higher."""
+    """One line per verifier with its cells by radius; `best` where none about the network is higher.
+
+    Smoothed classifiers are one function for each verifier: no best among them.
+    """
     best: dict[float, float] = {}
     for line in lines:
-        if not math.isnan(line["accuracy"]):
+        if line["subject"] == NETWORK and not math.isnan(line["accuracy"]):
             best[line["radius"]] = max(line["accuracy"], best.get(line["radius"], 0.0))
     table = []
     for (verifier,), own in grouped(lines, "verifier").items():

@@ -25,6 +25,10 @@ SUBJECT_NOTE = (
     f"Answers about the network and about the {SMOOTHED} are different statements: do not rank them together."
 )
 
+SMOOTHED_NOTE = (
+    "Each verifier, and each choice of its noise, smooths the network in its own way: these are different functions."
+)
+
 
 def number(value: float, digits: int = 3) -> str:
     """`digits` significant digits; a dash for what is absent."""
@@ -158,6 +162,11 @@ def verdict_sentence(df: pd.DataFrame) -> list[str]:
     return [first, *said, *([f"tables: {left_out(df)}"] if left_out(df) else [])]
 
 
+def smoothed_ones(df: pd.DataFrame) -> int:
+    """How many verifiers, or choices of their options, smooth the network: so many functions stand side by side."""
+    return len(set(df["method"][df["subject"] == SMOOTHED]))
+
+
 def left_out(df: pd.DataFrame) -> str:
     """What the tables leave out of the rows in words, "" where nothing."""
     count = int(df["superseded"].sum())
@@ -207,6 +216,8 @@ def render(df: pd.DataFrame, *, console_is_terminal: bool, width: int | None = N
     lines = verdict_sentence(df)
     if len(set(df["subject"])) > 1:
         lines.append(SUBJECT_NOTE)
+    if smoothed_ones(df) > 1:
+        lines.append(SMOOTHED_NOTE)
     if console_is_terminal:
         return _boxed(lines, _sections(df), width or shutil.get_terminal_size().columns)
     tables = [_plain(*table) for table in (terminal_table(df), terminal_radii(df)) if table[1]]
