@@ -79,6 +79,21 @@ MIXED = [
 ]
 
 
+def test_the_page_says_what_its_tables_leave_out(tmp_path: Path) -> None:
+    _, parsed = page(tmp_path / "twice", [*MIXED, radius_row("crown", certified=0.3, timeout=600.0)])
+    assert (
+        "Of the answers 1 row left out: the same question asked again, of which the row with the largest limits counts"
+        in parsed.text
+    )
+    assert "left out" not in page(tmp_path / "once", MIXED)[1].text
+
+
+def test_the_page_counts_what_a_limit_cut_short(tmp_path: Path) -> None:
+    text, parsed = page(tmp_path, [radius_row("milp", certified=0.1, undecided=[[0.2, "timeout"]])])
+    assert "misclassified cut short median certified" in parsed.text
+    assert '<td class="z">0</td><td>1</td><td>0.100</td>' in text
+
+
 def test_one_static_page(tmp_path: Path) -> None:
     text, parsed = page(tmp_path, MIXED)
     assert not {tag for tag, _ in parsed.tags} & {"link", "img", "iframe", "object", "base"}
@@ -252,7 +267,7 @@ def test_step_curves_from_given_radii() -> None:
         for r, a, u in [(0.2, 0.5, 0.6), (0.1, 0.8, 0.85)]
     ]
     assert _steps_at_radii(lines) == [(0.1, 0.8), (0.2, 0.5)]
-    attack = [line | {"kind": "falsifier"} for line in lines]
+    attack = [line | {"kind": "falsifier", "accuracy": math.nan} for line in lines]
     assert _steps_at_radii(attack) == [(0.1, 0.9), (0.2, 0.85), (math.inf, 0.6)]
 
 

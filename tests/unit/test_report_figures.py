@@ -14,6 +14,7 @@ import pytest
 
 from tests.unit.rows_builder import radius_row, row, witness, write
 from tests.unit.test_report import MIXED, page
+from verifkit.bench.report import paper
 from verifkit.bench.report.charts.cactus import cactus_figure
 from verifkit.bench.report.charts.figure import Figure, Scale, file_name, linear, logarithmic
 from verifkit.bench.report.charts.spread import quantile
@@ -23,6 +24,7 @@ from verifkit.bench.report.pairs import Pair, contests
 from verifkit.bench.report.radii import evenly, short_names, side_by_side
 from verifkit.bench.report.radius_sections import radius_sections
 from verifkit.bench.report.scores import certified_accuracy, radius_table, verdict_table
+from verifkit.bench.report.terminal import SMOOTHED_NOTE, render
 from verifkit.bench.rows.frame import answers, audits, frame, records
 
 ONE_OF_EACH = [
@@ -201,13 +203,43 @@ def test_cactus_counts_decided_questions_in_order_of_time() -> None:
     df = records(frame(rows))
     figure = cactus_figure(df, looks_of(df), "verify", "network")
     assert figure
-    curve = {v: [line[3:] for line in figure.rows if line[0] == v] for v in ("milp", "crown", "virtual best")}
+    curve = {v: [line[3:] for line in figure.rows if line[0] == v] for v in ("milp", "crown", "first on each")}
     assert curve["milp"] == [(1.0, 1), (2.0, 2), (3.0, 3)]
     assert curve["crown"] == [(0.5, 1)]
-    assert curve["virtual best"] == [(0.5, 1), (1.0, 2), (2.0, 3)]
+    assert curve["first on each"] == [(0.5, 1), (1.0, 2), (2.0, 3)]
     assert "None decided by: pgd." in figure.body
     assert "HOLDS or VIOLATED (attacks: VIOLATED only), of 3" in figure.body
     assert cactus_figure([r for r in df if r["method"] == "pgd"], looks_of(df), "verify", "network") is None
+
+
+def test_what_settles_a_question_first_is_not_called_the_virtual_best(tmp_path: Path) -> None:
+    rows = [radius_row("milp", certified=0.1, falsified=0.2), radius_row("crown", certified=0.1)]
+    rows += [radius_row("milp", falsified=0.0, index=1), radius_row("crown", falsified=0.0, index=1)]
+    text, parsed = page(tmp_path, [*rows, radius_row("pgd", falsified=0.3)])
+    assert "Dotted, unmarked: first on each, the time of whoever settled it first, without attacks." in text
+    assert "has a certified radius for 1 of 2 questions; misclassified inputs" in parsed.text
+    assert "virtual best" not in (tmp_path / "figures" / "cactus-radius-network.csv").read_text()
+
+
+def test_classifiers_smoothed_in_several_ways_are_not_ranked(tmp_path: Path) -> None:
+    rows = [radius_row("smoothing", certified=s, grid=[0.1], options={"sigma": s}) for s in (0.25, 0.5)]
+    df = frame(rows)
+    (contest,) = contests(records(df))
+    assert contest.pairs
+    assert not contest.shares
+    figure = cactus_figure(records(df), looks_of(records(df)), "radius", "smoothed classifier")
+    assert figure
+    assert {line[0] for line in figure.rows} == {"smoothing (sigma=0.25)", "smoothing (sigma=0.5)"}
+    assert "these are different functions" in figure.body
+    text, parsed = page(tmp_path / "two", rows)
+    assert parsed.text.count(SMOOTHED_NOTE) == 3  # the summary, certified accuracy, two by two
+    assert "<b>100.0%</b>" not in text
+    assert SMOOTHED_NOTE in render(df, console_is_terminal=False)
+    assert r"\textbf" not in paper.render(df, "latex")
+    one, parsed = page(tmp_path / "one", [rows[0], radius_row("crown", certified=0.1, grid=[0.1])])
+    assert SMOOTHED_NOTE not in parsed.text
+    assert SMOOTHED_NOTE not in render(frame(rows[:1]), console_is_terminal=False)
+    assert one.count("<b>100.0%</b>") == 1
 
 
 # --- two by two -----------------------------------------------------------------------------------------------------

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 
 from tests.unit.rows_builder import radius_row, row, write
+from verifkit.bench.report import paper
 from verifkit.bench.report.scores import certified_accuracy, radius_table, verdict_table
-from verifkit.bench.report.terminal import bracket_text, number, render, seconds, terminal_table
-from verifkit.bench.rows.frame import frame, load_rows
+from verifkit.bench.report.terminal import bracket_text, number, render, seconds, terminal_radii, terminal_table
+from verifkit.bench.rows.frame import answers, frame, load_rows, records
 from verifkit.bench.rows.schema import Row
 from verifkit.errors import SuiteError
 
@@ -66,6 +67,7 @@ def test_verdicts_under_their_own_names() -> None:
     reasons = ["incomplete", "timeout", "timeout", "memout", "unsupported", "unconfirmed", "error", "novel"]
     rows = [row("milp", "HOLDS"), row("milp", "VIOLATED", verifier_seconds=3.0)]
     rows += [row("milp", "UNKNOWN", reason=r, verifier_seconds=None, wall_seconds=60.0) for r in reasons]
+    rows = [one | {"property_hash": f"p{k}"} for k, one in enumerate(rows)]
     line = only(verdict_table(frame(rows)))
     assert (line["rows"], line["HOLDS"], line["VIOLATED"], line["timeout"], line["other"]) == (10, 1, 1, 2, 1)
     assert all(line[r] == 1 for r in ("incomplete", "memout", "unsupported", "unconfirmed", "error"))
@@ -76,7 +78,8 @@ def test_verdicts_under_their_own_names() -> None:
 
 def test_subjects_and_options_make_separate_lines() -> None:
     rows = [row("smoothing", options={"sigma": s, "n": 100}) for s in (0.25, 0.5)]
-    rows += [row("smoothing", "UNKNOWN", options={"sigma": 0.25, "n": 100}, kind=None), row("crown")]
+    rows += [row("smoothing", "UNKNOWN", options={"sigma": 0.25, "n": 100}, kind=None, property_hash="p2")]
+    rows += [row("crown")]
     table = verdict_table(frame(rows))
     assert table["subject"].tolist() == ["network", "smoothed classifier", "smoothed classifier"]
     assert table["verifier"].tolist() == ["crown", "smoothing (sigma=0.25)", "smoothing (sigma=0.5)"]
@@ -86,6 +89,40 @@ def test_subjects_and_options_make_separate_lines() -> None:
 def test_models_of_one_name_are_told_apart() -> None:
     df = frame([row(model_hash="a" * 64), row(model_hash="b" * 64)])
     assert df["model_label"].tolist() == ["net.onnx (aaaaaaaa)", "net.onnx (bbbbbbbb)"]
+
+
+def test_samples_of_several_files_or_boxes_make_groups_of_their_own() -> None:
+    names = ["a.npz[0] linf radius in [0, 1]", "a.npz[1] linf radius", "b.npz[0] linf 0.25 in [0, 1]"]
+    rows = [radius_row(property=name, certified=0.1, index=k) for k, name in enumerate(names)]
+    rows += [radius_row(property="a.npz[0] l2 radius in [0, 1]", norm="2", property_hash="2"), row()]
+    df = frame(rows)
+    own = ["net.onnx, a.npz in [0, 1]", "net.onnx, a.npz", "net.onnx, b.npz in [0, 1]"]
+    assert df["model_label"].tolist() == [*own, "net.onnx", "net.onnx"]
+    assert set(df["model_name"]) == {"net.onnx"}
+    assert radius_table(df)["rows"].tolist() == [1, 1, 1, 1]
+    assert set(frame(rows[:1] * 2)["model_label"]) == {"net.onnx"}
+
+
+def test_rows_that_differ_in_their_limits_alone_count_once() -> None:
+    limits = [{"timeout": 60.0}, {"timeout": None}, {"timeout": None, "node_limit": 9}, {"timeout": 600.0}]
+    rows = [radius_row("milp", certified=0.1 + k / 100, **own) for k, own in enumerate(limits)]
+    rows += [radius_row("crown", certified=0.3, memory_limit=2**31 + k) for k in (0, 1, -1)]
+    rows += [radius_row("crown", certified=0.2, index=1), radius_row("crown", certified=0.2, repeat=1, seed=1)]
+    for order in (rows, rows[::-1]):
+        df = frame(order)
+        assert (len(df), len(answers(df))) == (9, 4)
+        assert only(answers(df), verifier="milp")["certified"] == 0.11  # no limit at all
+        assert sorted(radius_table(df)["rows"]) == [1, 3]
+        assert "\ntables: 5 rows left out: the same question asked again" in render(df, console_is_terminal=False)
+    assert [one["line"] for one in records(answers(frame([row(), row(suite="renamed")])))] == [2]
+    assert len(answers(frame([row(property_hash=None), row(property_hash=None)]))) == 2
+    assert "left out" not in render(frame([row()]), console_is_terminal=False)
+
+
+def test_contradictions_see_the_rows_that_tables_leave_out() -> None:
+    df = frame([row("pgd", "VIOLATED", timeout=1.0), row("pgd", "UNKNOWN", timeout=9.0), row("crown")])
+    assert len(answers(df)) == 2
+    assert render(df, console_is_terminal=False).startswith("1 SOUNDNESS VIOLATION among 3 rows\n")
 
 
 FIVE = [
@@ -133,6 +170,45 @@ def test_prediction_of_the_network_does_not_count_against_the_smoothed_classifie
 def test_default_radii_are_round() -> None:
     radii = certified_accuracy(frame([radius_row(certified=0.078)]))["radius"].tolist()
     assert radii == [0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08]
+
+
+def test_every_radius_asked_about_is_shown_whatever_the_order_of_the_rows() -> None:
+    rows = [row("milp", radius=k / 100, property_hash=f"p{k}") for k in range(1, 13)]
+    for asked in (rows, rows[::-1]):
+        assert certified_accuracy(frame(asked))["radius"].tolist() == [k / 100 for k in range(1, 13)]
+    many = [row("milp", radius=k / 1000, property_hash=f"p{k}") for k in range(1, 101)]
+    shown = certified_accuracy(frame(many))["radius"].tolist()
+    assert (shown[0], shown[1], shown[-1], len(shown)) == (0.001, 0.004, 0.1, 34)
+    assert certified_accuracy(frame(many[50:] + many[:50]))["radius"].tolist() == shown
+
+
+def test_a_norm_that_a_verifier_refuses_gives_it_no_kind() -> None:
+    refusal = {"kind": None, "reason": "unsupported", "norm": "2"}
+    rows = [radius_row(v, norm="inf", falsified=0.2) for v in ("pgd", "crown")]
+    rows += [radius_row(v, index=k, **refusal) for v in ("pgd", "crown") for k in (1, 2)]
+    rows += [radius_row("crown", index=3, norm="1", kind=None, reason="error"), radius_row("new", **refusal)]
+    table = radius_table(frame(rows))
+    assert only(table, norm="2", verifier="pgd")["kind"] == only(table, norm="2", verifier="crown")["kind"] == "–"
+    assert only(table, norm="inf", verifier="pgd")["kind"] == "falsifier"
+    assert only(table, norm="1")["kind"] == "incomplete"  # a crash borrows it still
+    assert math.isnan(only(table, norm="2", verifier="pgd")["median_certified"])
+    assert set(certified_accuracy(frame(rows)).query("norm == '2'")["kind"]) == {"–"}
+    assert verdict_table(frame(rows))["kind"].tolist() == ["incomplete", "–", "falsifier"]
+
+
+def test_searches_that_a_limit_cut_short_are_counted() -> None:
+    plain = [radius_row("milp", certified=0.1, undecided=[[0.2, "incomplete"]]), radius_row("milp", index=1)]
+    cut = [radius_row("milp", certified=0.1, index=2, undecided=[[0.2, "incomplete"], [0.3, "timeout"]])]
+    cut += [radius_row("milp", index=3, undecided=[[0.3, "memout"]])]
+    cut += [radius_row("milp", index=4, undecided=None, reason="timeout")]
+    assert only(radius_table(frame(plain + cut)))["cut_short"] == 3
+    assert only(radius_table(frame(plain)))["cut_short"] == 0
+    assert terminal_radii(frame(plain + cut))[0][6] == "cut short"
+    assert "cut short" not in terminal_radii(frame(plain))[0]
+    assert all(len(line) == len(terminal_radii(frame(cut))[0]) for line in terminal_radii(frame(cut))[1])
+    for form, shown in (("latex", "wrong & cut short & median"), ("markdown", "| wrong | cut short | median |")):
+        assert shown in paper.render(frame(plain + cut), form)
+        assert "ut short" not in paper.render(frame(plain), form)
 
 
 def test_radius_table_by_hand() -> None:
@@ -213,6 +289,15 @@ def test_plain_summary_truncates_nothing_and_boxed_one_folds() -> None:
 def test_summary_opens_with_violations() -> None:
     df = frame([row("crown"), row("pgd", "VIOLATED")])
     assert render(df, console_is_terminal=False).startswith("1 SOUNDNESS VIOLATION among 2 rows\n")
+
+
+def test_summary_lists_the_first_findings_only() -> None:
+    names = [{"instance": f"i{k}", "property_hash": f"p{k}"} for k in range(23)]
+    df = frame([one for name in names for one in (row("crown", **name), row("pgd", "VIOLATED", **name))])
+    text = render(df, console_is_terminal=False)
+    assert text.startswith("23 SOUNDNESS VIOLATIONS among 46 rows\n")
+    assert text.count("\nsoundness violation: ") == 20
+    assert "\nand 3 more: see the report\n" in text
 
 
 def test_numbers_and_seconds() -> None:

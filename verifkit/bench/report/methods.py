@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from verifkit.bench.report.scores import shown_kind
 from verifkit.bench.report.terminal import number, seconds
 from verifkit.bench.rows.frame import grouped
 
@@ -21,10 +22,9 @@ def guarantees(rows: Sequence[Row]) -> list[Row]:
     for (method,), own in grouped(rows, "method").items():
         stated = [r["guarantee"] for r in own if r["verdict"] == "HOLDS" and isinstance(r["guarantee"], dict)]
         counted = Counter(json.dumps(g, sort_keys=True) for g in stated)
-        kinds = ", ".join(sorted({r["kind"] for r in own} - {""})) or "not stated"
         versions = ", ".join(sorted({r["version"] for r in own} - {""}))
         options = own[0]["options"] if isinstance(own[0]["options"], dict) else {}
-        head = {"verifier": method, "kind": kinds, "version": versions, "options": flat(options)}
+        head = {"verifier": method, "kind": shown_kind(own), "version": versions, "options": flat(options)}
         lines += [{**head, "guarantee": json.loads(text), "count": n} for text, n in counted.most_common()]
         if not counted:
             lines.append({**head, "guarantee": None, "count": 0})

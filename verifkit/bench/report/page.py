@@ -29,8 +29,18 @@ from verifkit.bench.report.radius_sections import radius_sections
 from verifkit.bench.report.scores import certified_accuracy, radius_table, verdict_table
 from verifkit.bench.report.sections import accuracy_sections, failures, main_table, overview, verdict_sections
 from verifkit.bench.report.soundness import WHERE, soundness
-from verifkit.bench.report.terminal import norm_name, number, percent, plural, radius_text, seconds
-from verifkit.bench.rows.frame import SMOOTHED, answers, grouped, load_rows, records
+from verifkit.bench.report.terminal import (
+    SMOOTHED_NOTE,
+    left_out,
+    norm_name,
+    number,
+    percent,
+    plural,
+    radius_text,
+    seconds,
+    smoothed_ones,
+)
+from verifkit.bench.rows.frame import SMOOTHED, answers, audits, grouped, load_rows, records
 from verifkit.bench.rows.whole_file import whole_file
 
 Row = dict[str, Any]
@@ -144,6 +154,8 @@ def _context(
         "main": grouped(main_table(rows), "subject"),
         "sound": soundness(df),
         "total": len(df),
+        "attacks": len(audits(df)),
+        "replaced": left_out(df),
         "where": WHERE,
         "verdicts": verdict_sections(records(tables["verdicts"])),
         "accuracy": accuracy,
@@ -160,6 +172,8 @@ def _context(
         "packages": [pair for pair in recorded if "packages." in pair[0]],
         "subjects": sorted(set(df["subject"])),
         "smoothed": SMOOTHED,
+        "smoothed_note": SMOOTHED_NOTE,
+        "smoothed_ones": smoothed_ones(df),
         "many": MANY,
         "styles": HEADINGS,
         "figures": figures,

@@ -1,4 +1,4 @@
-"""Verifiers two by two, and a virtual best: over the questions both were asked, about one subject.
+"""Verifiers two by two, and about the network a virtual best: over the questions both were asked, about one subject.
 
 The better answer comes first: a verdict against none, or the larger certified radius (of attacks the smaller falsified
 one). Where the answers are as good, the faster one wins time. Ties are counted by themselves, never split.
@@ -15,7 +15,7 @@ import pandas as pd
 
 from verifkit.bench.report.charts.cactus import decided
 from verifkit.bench.report.scores import certified_radius, question_of
-from verifkit.bench.rows.frame import grouped
+from verifkit.bench.rows.frame import NETWORK, grouped
 
 Row = dict[str, Any]
 SAME_RADIUS = 2e-3
@@ -52,7 +52,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Contest:
-    """Pairs of one question and subject, certifiers among themselves and attacks among themselves."""
+    """Pairs of one question and subject, certifiers among themselves and attacks among themselves.
+
+    shares: in the virtual best; none about smoothed classifiers, which are one function for each verifier.
+    answered: questions to which some verifier has an answer: a verdict, or a certified (attacks: falsified) radius.
+    """
 
     question: str
     subject: str
@@ -103,9 +107,14 @@ def _contest(question: str, subject: str, attacks: bool, answers: Mapping[str, M
             best[n]["best"] += 1
             best[n]["alone"] += len(top) == 1
             best[n]["fastest"] += n in times and all(_faster(t, times[n]) <= 0 for t in times.values())
-    shares = [
-        Share(name, len(own), sum(r["worth"] > 0 for r in own.values()), **best[name]) for name, own in answers.items()
-    ]
+    shares = (
+        []
+        if subject != NETWORK
+        else [
+            Share(name, len(own), sum(r["worth"] > 0 for r in own.values()), **best[name])
+            for name, own in answers.items()
+        ]
+    )
     answered = sum(any(rows[key]["worth"] > 0 for rows in answers.values() if key in rows) for key in asked)
     return Contest(question, subject, attacks, names, pairs, tuple(shares), len(asked), answered)
 

@@ -1,7 +1,7 @@
 """The tables that a paper needs - verdicts, radii, certified accuracy - as LaTeX (booktabs) or Markdown.
 
-Subjects stand under headings of their own and the best is marked among the certificates of one subject only. Captions
-say the denominators.
+Subjects stand under headings of their own and the best is marked among the certificates about the network only.
+Captions say the denominators.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from verifkit.bench.report.scores import REASONS, certified_accuracy, radius_table, verdict_table
+from verifkit.bench.report.scores import REASONS, REFUSED, certified_accuracy, radius_table, verdict_table
 from verifkit.bench.report.sections import by_subject
 from verifkit.bench.report.terminal import ABSENT, norm_name, number, plural, radius_text, verdict_sentence
-from verifkit.bench.rows.frame import grouped, records
+from verifkit.bench.rows.frame import NETWORK, grouped, records
 
 Row = dict[str, Any]
+CUT = "Cut short: inputs whose search lost a radius to the limit of time or memory. "
 QUESTIONS = {"verify": "Does the property hold?", "radius": "How far does it hold?"}
 
 
@@ -96,15 +97,18 @@ def _verdicts(question: str, lines: Sequence[Row]) -> Table:
 
 def _radii(section: Row) -> Table:
     norm, model = norm_name(section["norm"]), section["model"]
-    columns = ("verifier", "kind", "inputs", "with radius", "wrong", "median", "mean", "median falsified", "tightness")
+    cut = any(line["cut_short"] for lines in section["subjects"].values() for line in lines)
+    counts = ("verifier", "kind", "inputs", "with radius", "wrong", *["cut short"] * cut)
+    columns = (*counts, "median", "mean", "median falsified", "tightness")
     groups = {}
     for (subject,), lines in section["subjects"].items():
-        best = {c: _largest(line[c] for line in lines) for c in ("median_certified", "mean_certified")}
+        ranked = lines if subject == NETWORK else []
+        best = {c: _largest(line[c] for line in ranked) for c in ("median_certified", "mean_certified")}
         groups[_about(subject)] = [
             [
                 *(Cell(str(line[c])) for c in ("verifier", "kind", "rows")),
-                Cell(ABSENT if line["kind"] == "falsifier" else str(line["with_radius"])),
-                Cell(str(line["misclassified"])),
+                Cell(ABSENT if line["kind"] in ("falsifier", REFUSED) else str(line["with_radius"])),
+                *(Cell(str(line[c])) for c in ("misclassified", *["cut_short"] * cut)),
                 *(Cell(radius_text(line[c]), 0 < line[c] == best[c]) for c in best),
                 Cell(radius_text(line["median_falsified"], up=True)),
                 Cell(ABSENT if not line["with_exact"] else f"{_down(line['tightness'])} ({line['with_exact']})"),
@@ -115,7 +119,8 @@ def _radii(section: Row) -> Table:
         "In raw input units. Median and mean certified radius over all "
         f"{_inputs(section)}: misclassified ones and those without a certificate count as 0. Median falsified radius: "
         "an input without one counts as unbounded. Tightness: mean of certified / exact over the inputs (their number "
-        "in brackets) whose exact radius a complete method closed in on. Bold: the largest about that subject."
+        f"in brackets) whose exact radius a complete method closed in on. {CUT if cut else ''}"
+        "Bold: the largest about the network."
     )
     return Table(f"radii-{model}-{section['norm']}", f"{norm} radii of {model}", caption, columns, groups)
 
@@ -125,7 +130,8 @@ def _accuracy(section: Row) -> Table:
     radii = sorted({line["radius"] for own in section["subjects"].values() for line in own})
     groups = {}
     for (subject,), lines in section["subjects"].items():
-        best = {r: _largest(line["accuracy"] for line in lines if line["radius"] == r) for r in radii}
+        ranked = lines if subject == NETWORK else []
+        best = {r: _largest(line["accuracy"] for line in ranked if line["radius"] == r) for r in radii}
         table = []
         for verifier, own in _by(lines, "verifier").items():
             cells = {line["radius"]: line for line in own}
@@ -135,7 +141,7 @@ def _accuracy(section: Row) -> Table:
         f"By radius, in raw input units: the share of all {_inputs(section)} that "
         "are classified correctly and certified to at least the radius; abstentions, time-outs, errors and "
         "misclassified inputs stay in the denominator. ≤: the share that an attack left, an upper end. "
-        "Bold: the highest about that subject."
+        "Bold: the highest about the network."
     )
     return Table(
         f"accuracy-{model}-{section['norm']}",

@@ -8,7 +8,6 @@ statements, so `subject` is a grouping column of every table. Attacks that a stu
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from statistics import fmean, median
 from typing import Any
@@ -18,10 +17,12 @@ import pandas as pd
 from verifkit.bench.rows.frame import NETWORK, Row, answers, grouped, records
 
 REASONS = ("incomplete", "timeout", "memout", "unsupported", "unconfirmed", "error")
+REFUSED = "–"
 CLOSED = 1e-2
 """A complete method's bracket counts as closed, its radius as exact, when its relative width is at most this."""
 
-
+MOST_RADII = 40
+"""Columns of certified accuracy at most for radii that were asked about by themselves."""
 VERDICT_COLUMNS = (
     *("question", "subject", "verifier", "kind", "rows", "HOLDS", "VIOLATED", *REASONS, "other"),
     *("decided_percent", "total_seconds", "median_seconds"),
@@ -31,8 +32,16 @@ ACCURACY_COLUMNS = (
     *("misclassified", *REASONS, "other", "accuracy", "upper"),
 )
 RADIUS_COLUMNS = (
-    *("model", "norm", "subject", "verifier", "kind", "rows", "with_radius", "misclassified", "median_certified"),
-    *("mean_certified", "median_falsified", "with_falsified", "tightness", "with_exact", "median_seconds"),
+    *("model", "norm", "subject", "verifier", "kind", "rows", "with_radius", "misclassified", "cut_short"),
+    *(
+        "median_certified",
+        "mean_certified",
+        "median_falsified",
+        "with_falsified",
+        "tightness",
+        "with_exact",
+        "median_seconds",
+    ),
 )
 
 
@@ -49,7 +58,7 @@ def verdict_table(df: pd.DataFrame) -> pd.DataFrame:
             {
                 **dict(zip(("question", "subject", "verifier"), group, strict=True)),
                 **counts,
-                "kind": _shared_kind(rows),
+                "kind": shown_kind(rows),
                 "rows": len(rows),
                 "decided_percent": 100.0 * (counts["HOLDS"] + counts["VIOLATED"]) / len(rows),
                 "total_seconds": sum(seconds),
@@ -78,7 +87,7 @@ def certified_accuracy(df: pd.DataFrame, radii: Sequence[float] | None = None) -
                 used = asked or [r for r in own if math.isclose(r["radius"], radius, rel_tol=1e-9)]
                 if used:
                     head = {"model": model, "norm": norm, "subject": subject, "verifier": method}
-                    head |= {"kind": _shared_kind(used), "radius": radius, "source": "radius" if asked else "verify"}
+                    head |= {"kind": shown_kind(used), "radius": radius, "source": "radius" if asked else "verify"}
                     lines.append({**head, **_accuracy(used, radius)})
     return pd.DataFrame(lines, columns=list(ACCURACY_COLUMNS))
 
@@ -89,6 +98,7 @@ def radius_table(df: pd.DataFrame) -> pd.DataFrame:
     Median and mean certified radius run over all rows; a misclassified input counts as 0, and so does a row that
     certified nothing. In the median falsified radius (the upper end) a row without one counts as unbounded and a
     misclassified one as 0, so that the two medians bracket the true one; absent where that makes it infinite.
+    `cut_short`: rows whose search lost a radius to time or memory: without the limit they might say more.
     `tightness`: the mean of certified / exact over rows whose exact radius some complete method closed in on
     (`CLOSED`), exact being the upper end of its bracket.
     """
@@ -105,10 +115,11 @@ def radius_table(df: pd.DataFrame) -> pd.DataFrame:
         lines.append(
             {
                 **dict(zip(("model", "norm", "subject", "verifier"), group, strict=True)),
-                "kind": kind,
+                "kind": shown_kind(rows),
                 "rows": len(rows),
                 "with_radius": sum(c > 0 for c in certified),
                 "misclassified": sum(misclassified(r) for r in rows),
+                "cut_short": sum(map(cut_short, rows)),
                 "median_certified": median(certified) if certified else math.nan,
                 "mean_certified": fmean(certified) if certified else math.nan,
                 "median_falsified": upper if math.isfinite(upper) else math.nan,
@@ -145,7 +156,7 @@ def wanted_radii(rows: Sequence[Row]) -> list[float]:
 
 
 def default_radii(rows: Sequence[Row]) -> list[float]:
-    """About eight round steps from 0 to the largest certified radius, and the radii asked about most often."""
+    """About eight round steps from 0 to the largest certified radius, and the radii asked about."""
     asked = _asked(rows)
     searched = [r for r in rows if r["question"] == "radius"]
     reached = [c for c in map(certified_radius, searched) if 0 < c < math.inf]
@@ -158,8 +169,10 @@ def default_radii(rows: Sequence[Row]) -> list[float]:
 
 
 def _asked(rows: Sequence[Row]) -> set[float]:
-    """The eight radii asked about by themselves most often."""
-    return {radius for radius, _ in Counter(r["radius"] for r in rows if r["question"] == "verify").most_common(8)}
+    """The radii asked about by themselves; of more than `MOST_RADII` every k-th, and the largest."""
+    asked = sorted({float(r["radius"]) for r in rows if r["question"] == "verify"})
+    step = max(1, -(-(len(asked) - 1) // (MOST_RADII - 1)))
+    return {*asked[::step], *asked[-1:]}
 
 
 def _accuracy(rows: Sequence[Row], radius: float) -> dict[str, Any]:
@@ -225,6 +238,17 @@ def exact_radii(rows: Sequence[Row]) -> dict[Hashable, float]:
         if row["kind"] == "complete" and row["property_hash"] and high > 0 and high - low <= CLOSED * high:
             exact[question_of(row)] = min(high, exact.get(question_of(row), math.inf))
     return exact
+
+
+def cut_short(row: Row) -> bool:
+    """Whether a limit of time or memory ended the search of this row, or left a radius in it undecided."""
+    lost = {str(entry[-1]) for entry in row["undecided"] if entry} if isinstance(row["undecided"], list) else set()
+    return bool(({row["reason"]} | lost) & {"timeout", "memout"})
+
+
+def shown_kind(rows: Sequence[Row]) -> str:
+    """The kind of a method as tables show it: a dash where it refused all of the norm, and so is of no kind there."""
+    return REFUSED if all(r["refused"] for r in rows) else _shared_kind(rows)
 
 
 def _shared_kind(rows: Sequence[Row]) -> str:

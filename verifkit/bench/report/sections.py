@@ -10,8 +10,8 @@ from typing import Any
 
 from verifkit.bench.report.charts.accuracy import accuracy_figure
 from verifkit.bench.report.charts.look import STYLES, Look, style_of
-from verifkit.bench.report.scores import REASONS, certified_radius
-from verifkit.bench.rows.frame import grouped
+from verifkit.bench.report.scores import REASONS, certified_radius, shown_kind
+from verifkit.bench.rows.frame import NETWORK, grouped
 
 Row = dict[str, Any]
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]*\w)")
@@ -37,7 +37,7 @@ def overview(rows: Sequence[Row]) -> Row:
         "kinds": {style: sorted(kinds[style]) for style in STYLES if style in kinds},
         "questions": len(questions),
         "answered": answered,
-        "models": sorted({r["model_label"] for r in rows}),
+        "models": sorted({r["model_name"] for r in rows}),
         "verifiers": len({r["method"] for r in rows}),
         "seconds": sum(r["wall_seconds"] for r in rows if not math.isnan(r["wall_seconds"])),
         "failed": sum(r["reason"] in ("timeout", "memout", "error") for r in rows),
@@ -62,7 +62,7 @@ def main_table(rows: Sequence[Row]) -> list[Row]:
             {
                 "subject": subject,
                 "verifier": verifier,
-                "kind": " / ".join(kinds) or "not stated",
+                "kind": shown_kind(own),
                 "style": style_of(" / ".join(kinds), subject),
                 "asked": len(asked),
                 **{verdict: sum(r["verdict"] == verdict for r in asked) for verdict in ("HOLDS", "VIOLATED")},
@@ -114,10 +114,13 @@ def accuracy_sections(table: Sequence[Row], rows: Sequence[Row], looks: Mapping[
 
 
 def by_verifier(lines: Sequence[Row]) -> list[Row]:
-    """One line per verifier with its cells by radius; `best` where no certified accuracy of this subject is higher."""
+    """One line per verifier with its cells by radius; `best` where none about the network is higher.
+
+    Smoothed classifiers are one function for each verifier: no best among them.
+    """
     best: dict[float, float] = {}
     for line in lines:
-        if not math.isnan(line["accuracy"]):
+        if line["subject"] == NETWORK and not math.isnan(line["accuracy"]):
             best[line["radius"]] = max(line["accuracy"], best.get(line["radius"], 0.0))
     table = []
     for (verifier,), own in grouped(lines, "verifier").items():

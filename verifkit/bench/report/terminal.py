@@ -18,9 +18,15 @@ from verifkit.radius import shorten
 
 Table = tuple[list[str], list[list[str]]]
 ABSENT = "–"
+LISTED = 20
+"""Findings in the summary at most; violations stand first."""
 _KINDS = ("complete", "incomplete", "falsifier", "probabilistic")
 SUBJECT_NOTE = (
     f"Answers about the network and about the {SMOOTHED} are different statements: do not rank them together."
+)
+
+SMOOTHED_NOTE = (
+    "Each verifier, and each choice of its noise, smooths the network in its own way: these are different functions."
 )
 
 
@@ -97,17 +103,28 @@ def terminal_table(df: pd.DataFrame) -> Table:
 def terminal_radii(df: pd.DataFrame) -> Table:
     """Column names and rows: median radii per model, norm and verifier; no rows where no radius was asked for."""
     names = {"model": "model", "verifier": "verifier", "subject": "about", "kind": "kind"}
-    columns = ["norm", *names.values(), "rows", "median certified", "median falsified", "tightness (of)", "median time"]
+    lines = sorted(records(radius_table(df)), key=_loose_to_tight)
+    cut = any(line["cut_short"] for line in lines)
+    columns = [
+        "norm",
+        *names.values(),
+        "rows",
+        *["cut short"] * cut,
+        "median certified",
+        "median falsified",
+        "tightness (of)",
+        "median time",
+    ]
     rows = [
         [
             norm_name(line["norm"]),
-            *(str(line[c]) for c in (*names, "rows")),
+            *(str(line[c]) for c in (*names, "rows", *["cut_short"] * cut)),
             radius_text(line["median_certified"]),
             radius_text(line["median_falsified"], up=True),
             radius_text(line["tightness"]) + (f" ({line['with_exact']})" if line["with_exact"] else ""),
             seconds(line["median_seconds"]),
         ]
-        for line in sorted(records(radius_table(df)), key=_loose_to_tight)
+        for line in lines
     ]
     return columns, rows
 
@@ -128,7 +145,9 @@ def verdict_sentence(df: pd.DataFrame) -> list[str]:
     """What a reader must know first: the contradictions, or that there is none, and what was checked."""
     audit = review(df)
     violations = len(audit.violations)
-    said = [f"{c.kind}: {c.sentence}" for c in audit.findings]
+    said = [f"{c.kind}: {c.sentence}" for c in audit.findings[:LISTED]]
+    if len(audit.findings) > LISTED:
+        said.append(f"and {len(audit.findings) - LISTED} more: see the report")
     if violations:
         first = f"{violations} SOUNDNESS VIOLATION{'S' if violations > 1 else ''} among {plural(len(df), 'row')}"
     elif said:
@@ -139,7 +158,20 @@ def verdict_sentence(df: pd.DataFrame) -> list[str]:
             f"no contradiction among {plural(seen.rows, 'row')} ({plural(seen.shared, 'question')} answered by several "
             f"verifiers, {plural(seen.expected, 'answer')} compared with an expected verdict)"
         )
-    return [first, *said, *(f"{name}: {words}" for name, words in checks(audit))]
+    said += [f"{name}: {words}" for name, words in checks(audit)]
+    return [first, *said, *([f"tables: {left_out(df)}"] if left_out(df) else [])]
+
+
+def smoothed_ones(df: pd.DataFrame) -> int:
+    """How many verifiers, or choices of their options, smooth the network: so many functions stand side by side."""
+    return len(set(df["method"][df["subject"] == SMOOTHED]))
+
+
+def left_out(df: pd.DataFrame) -> str:
+    """What the tables leave out of the rows in words, "" where nothing."""
+    count = int(df["superseded"].sum())
+    why = "the same question asked again, of which the row with the largest limits counts"
+    return f"{plural(count, 'row')} left out: {why}" if count else ""
 
 
 def checks(audit: Review) -> list[tuple[str, str]]:
@@ -184,6 +216,8 @@ def render(df: pd.DataFrame, *, console_is_terminal: bool, width: int | None = N
     lines = verdict_sentence(df)
     if len(set(df["subject"])) > 1:
         lines.append(SUBJECT_NOTE)
+    if smoothed_ones(df) > 1:
+        lines.append(SMOOTHED_NOTE)
     if console_is_terminal:
         return _boxed(lines, _sections(df), width or shutil.get_terminal_size().columns)
     tables = [_plain(*table) for table in (terminal_table(df), terminal_radii(df)) if table[1]]

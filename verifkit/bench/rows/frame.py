@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,16 @@ _NUMBER = (
 )
 
 
+_ASKED = (
+    *("model_hash", "property_hash", "question", "norm", "radius", "index", "instance", "verifier", "seed", "repeat"),
+)
+"""With the options: what rows share that differ in their limits alone."""
+_LIMITS = ("timeout", "node_limit", "sample_limit", "memory_limit")
+"""In the order in which larger ones count."""
+_SAMPLE = re.compile(r"(?P<file>.+)\[\d+\] .*?(?P<clip> in \[[^\[\]]*\])?", re.DOTALL)
+"""A sample's property as rows name it."""
+
+
 _OBJECT = ("options", "guarantee", "witness", "counts", "undecided", "grid", "statistics")
 
 
@@ -63,7 +74,10 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
     """Rows as a table with a fixed set of columns: text "" where absent, numbers NaN, records None.
 
     Added: `line` (in rows.jsonl), `method` (the verifier with the options that tell it from its namesakes),
-    `model_label`, `subject`, `semantics`, `failure_probability`, `seconds` (the verifier's time, else the row's).
+    `model_label` (with the samples' file and clip box where a model has several in that norm), `model_name` (without),
+    `refused` (the method supports nothing of that norm, so that its kind is borrowed from another),
+    `superseded` (another row answers the same question within larger limits, or later), `subject`, `semantics`,
+    `failure_probability`, `seconds` (the verifier's time, else the row's).
     """
     data: dict[str, Any] = {c: pd.Series([_text(r.get(c)) for r in rows], dtype="object") for c in _TEXT}
     for column in _NUMBER:
@@ -74,7 +88,10 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
     data["line"] = pd.Series([int(r.get("line", i)) for i, r in enumerate(rows, start=1)], dtype="int64")
     df = pd.DataFrame(data)
     df["method"] = pd.Series(_methods(df), index=df.index, dtype="object")
+    df["model_name"] = pd.Series(_model_names(df), index=df.index, dtype="object")
     df["model_label"] = pd.Series(_model_labels(df), index=df.index, dtype="object")
+    df["superseded"] = pd.Series(_superseded(df), index=df.index, dtype="bool")
+    df["refused"] = pd.Series(_refused(df), index=df.index, dtype="bool")
     df["kind"] = pd.Series(_kinds(df), index=df.index, dtype="object")
     df["subject"] = pd.Series(_subjects(df), index=df.index, dtype="object")
     guarantees = [g if isinstance(g, dict) else {} for g in df["guarantee"]]
@@ -86,8 +103,11 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def answers(df: pd.DataFrame) -> pd.DataFrame:
-    """The rows that the suite asked for, without the attacks that a study's audit added: what tables may count."""
-    return df[df["audit"] == ""]
+    """What tables may count: the rows that the suite asked for, one for each question that was put to a verifier.
+
+    Left out are the attacks that a study's audit added, and rows that differ from a kept one in their limits alone.
+    """
+    return df[(df["audit"] == "") & ~df["superseded"]]
 
 
 def audits(df: pd.DataFrame) -> pd.DataFrame:
@@ -132,13 +152,56 @@ def _option(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 
+def _superseded(df: pd.DataFrame) -> list[bool]:
+    """Whether another row answers the same question to the same verifier within larger limits (the later where equal).
+
+    A question whose content is not known (no hash) is like no other.
+    """
+    questions = zip(*(df[column].tolist() for column in _ASKED), map(_option, df["options"]), strict=True)
+    limits = zip(*(df[column].fillna(math.inf).tolist() for column in _LIMITS), range(len(df)), strict=True)
+    counted = zip(questions, limits, df["audit"].tolist(), strict=True)
+    kept: dict[tuple[str, ...], tuple[float, ...]] = {}
+    keys: list[tuple[str, ...] | None] = []
+    for question, limit, audit in counted:
+        key = None if audit or not all(question[:2]) else tuple(map(str, question))  # text: NaN equals itself
+        keys.append(key)
+        if key is not None:
+            kept[key] = max(limit, kept.get(key, limit))
+    return [key is not None and kept[key][-1] != place for place, key in enumerate(keys)]
+
+
 def _model_labels(df: pd.DataFrame) -> list[str]:
+    """The model's name; where samples of several files or clip boxes were asked about in that norm, also which."""
+    named = zip(df["model_name"], df["norm"], df["property"], df["index"], strict=True)
+    rows = [(model, norm, "" if math.isnan(index) else _inputs(text)) for model, norm, text, index in named]
+    inputs: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for model, norm, own in rows:
+        if own:
+            inputs[model, norm].add(own)
+    return [f"{model}, {own}" if own and len(inputs[model, norm]) > 1 else model for model, norm, own in rows]
+
+
+def _inputs(name: str) -> str:
+    """File and clip box of a sample's property: "a.npz in [0, 1]" of "a.npz[3] linf radius in [0, 1]"."""
+    found = _SAMPLE.fullmatch(name)
+    return found["file"] + (found["clip"] or "") if found else ""
+
+
+def _model_names(df: pd.DataFrame) -> list[str]:
     """The model's name, with the start of its hash where two models share a name."""
     pairs = list(zip(df["model"], df["model_hash"], strict=True))
     hashes: defaultdict[str, set[str]] = defaultdict(set)
     for name, digest in pairs:
         hashes[name].add(digest)
     return [f"{name} ({digest[:8]})" if len(hashes[name]) > 1 else name for name, digest in pairs]
+
+
+def _refused(df: pd.DataFrame) -> list[bool]:
+    """Whether all rows of the method in that norm are refusals without a kind."""
+    groups = list(zip(df["method"], df["norm"], strict=True))
+    told = zip(groups, df["kind"], df["reason"], strict=True)
+    taken = {group for group, kind, reason in told if kind or reason != "unsupported"}
+    return [group not in taken for group in groups]
 
 
 def _kinds(df: pd.DataFrame) -> list[str]:

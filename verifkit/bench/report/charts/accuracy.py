@@ -138,7 +138,7 @@ def _steps(rows: Sequence[Row]) -> Steps:
 def _steps_at_radii(lines: Sequence[Row]) -> Steps:
     """The same from questions at given radii: a share certified stands up to its radius, one falsified from it on."""
     lines = sorted(lines, key=lambda line: float(line["radius"]))
-    if lines[0]["kind"] != "falsifier":
+    if not math.isnan(lines[0]["accuracy"]):
         return [(line["radius"], line["accuracy"]) for line in lines]
     shares = [1 - lines[0]["misclassified"] / lines[0]["rows"], *(line["upper"] for line in lines)]
     return list(zip([*(line["radius"] for line in lines), math.inf], shares, strict=True))
