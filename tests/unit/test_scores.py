@@ -159,6 +159,19 @@ def test_certified_accuracy_from_questions_at_given_radii() -> None:
     assert attack["upper"] == 0.0
 
 
+def test_a_smoothed_classifier_abstains_or_is_wrong() -> None:
+    """Two things, each under its own name; what it answers stands in the statistics."""
+    rows = [
+        radius_row("smoothing", index=0, statistics={"predicted": 0}, certified=0.5),
+        radius_row("smoothing", index=1, statistics={"predicted": 3}),
+        radius_row("smoothing", index=2, statistics={"predicted": -1}),
+        radius_row("smoothing", index=3, statistics={}, reason="timeout"),
+    ]
+    (line,) = records(certified_accuracy(frame(rows), radii=[0.25]))
+    names = ("rows", "certified", "misclassified", "incomplete", "timeout")
+    assert [line[name] for name in names] == [4, 1, 1, 1, 1]
+
+
 def test_prediction_of_the_network_does_not_count_against_the_smoothed_classifier() -> None:
     df = frame([radius_row("smoothing", certified=0.5, predicted=7), radius_row("crown", certified=0.5, predicted=7)])
     table = certified_accuracy(df, [0.25])

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from verifkit.analysis.smoothing.log import ABSTAIN
 from verifkit.bench.rows.frame import NETWORK, Row, answers, grouped, records
 
 REASONS = ("incomplete", "timeout", "memout", "unsupported", "unconfirmed", "error")
@@ -139,10 +140,13 @@ def certified_radius(row: Row) -> float:
 
 
 def misclassified(row: Row) -> bool:
-    """Whether the center itself is wrong: shown so, or (for the network) predicted otherwise than labelled.
+    """Whether the center itself is wrong: shown so, or predicted otherwise than labelled.
 
-    A smoothed classifier may be right where the network is wrong, so `predicted` says nothing of it.
+    A smoothed classifier may be right where the network is wrong: its own answer counts, where it does not abstain.
     """
+    if row["subject"] != NETWORK and row["verdict"] == "UNKNOWN":
+        own = (row["statistics"] or {}).get("predicted", ABSTAIN)
+        return not math.isnan(row["label"]) and own not in (ABSTAIN, row["label"])
     if row["falsified"] == 0 or (row["verdict"] == "VIOLATED" and row["radius"] == 0):
         return True
     both = not (math.isnan(row["predicted"]) or math.isnan(row["label"]))
