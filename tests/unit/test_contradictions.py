@@ -199,3 +199,12 @@ def test_a_witness_outside_the_written_set_counts_as_no_miss() -> None:
     claim = row("sampler", guarantee=likely, kind="probabilistic")
     assert misses(frame([claim, row("pgd", "VIOLATED")]))[0].misses == 1
     assert misses(frame([claim, row("pgd", "VIOLATED", witness=witness(written=False))]))[0].misses == 0
+
+
+def test_coverage_compares_no_two_subjects() -> None:
+    """A certificate about the smoothed classifier beside a witness on the network: nothing to contradict."""
+    rows = frame([radius_row("smoothing", 0.5), radius_row("pgd", None, 0.3)])
+    found = coverage(rows)
+    assert (found.compared, found.shared) == (0, 0)
+    both = coverage(frame([radius_row("smoothing", 0.5), radius_row("crown", 0.2), radius_row("pgd", None, 0.3)]))
+    assert (both.compared, both.shared) == (1, 1)

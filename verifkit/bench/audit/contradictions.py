@@ -89,7 +89,7 @@ def misses(df: pd.DataFrame) -> list[MissCount]:
 def coverage(df: pd.DataFrame) -> Coverage:
     """What `find` had to compare."""
     shared = {
-        (c.subject, *(c.row[k] for k in ("suite", "model_hash", "instance", "question", "norm")))
+        tuple(c.row[k] for k in ("suite", "model_hash", "instance", "question", "norm"))
         for group in _claims_by_question(df).values()
         for c in group
         if len({other.row["method"] for other in group if other.subject == c.subject}) > 1
