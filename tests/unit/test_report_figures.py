@@ -233,7 +233,7 @@ def test_classifiers_smoothed_in_several_ways_are_not_ranked(tmp_path: Path) -> 
     assert "in its own way:</text>" in figure.body
     assert "these are different functions.</text>" in figure.body
     text, parsed = page(tmp_path / "two", rows)
-    assert parsed.text.count(SMOOTHED_NOTE) == 3  # the summary, certified accuracy, two by two
+    assert parsed.text.count(SMOOTHED_NOTE) == 4  # the summary, certified accuracy, time, two by two
     assert "<b>100.0%</b>" not in text
     assert SMOOTHED_NOTE in render(df, console_is_terminal=False)
     assert r"\textbf" not in paper.render(df, "latex")
