@@ -217,7 +217,7 @@ def test_what_settles_a_question_first_is_not_called_the_virtual_best(tmp_path: 
     rows += [radius_row("milp", falsified=0.0, index=1), radius_row("crown", falsified=0.0, index=1)]
     text, parsed = page(tmp_path, [*rows, radius_row("pgd", falsified=0.3)])
     assert "Dotted, unmarked: first on each, the time of whoever settled it first, without attacks." in text
-    assert "has a certified radius for 1 of 2 questions; misclassified inputs" in parsed.text
+    assert "has a certified radius for 1 of 2 questions; misclassified inputs are not among them." in parsed.text
     assert "virtual best" not in (tmp_path / "figures" / "cactus-radius-network.csv").read_text()
 
 
@@ -230,9 +230,10 @@ def test_classifiers_smoothed_in_several_ways_are_not_ranked(tmp_path: Path) -> 
     figure = cactus_figure(records(df), looks_of(records(df)), "radius", "smoothed classifier")
     assert figure
     assert {line[0] for line in figure.rows} == {"smoothing (sigma=0.25)", "smoothing (sigma=0.5)"}
-    assert "these are different functions" in figure.body
+    assert "in its own way:</text>" in figure.body
+    assert "these are different functions.</text>" in figure.body
     text, parsed = page(tmp_path / "two", rows)
-    assert parsed.text.count(SMOOTHED_NOTE) == 3  # the summary, certified accuracy, two by two
+    assert parsed.text.count(SMOOTHED_NOTE) == 4  # the summary, certified accuracy, time, two by two
     assert "<b>100.0%</b>" not in text
     assert SMOOTHED_NOTE in render(df, console_is_terminal=False)
     assert r"\textbf" not in paper.render(df, "latex")

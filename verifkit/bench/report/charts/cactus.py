@@ -65,7 +65,9 @@ def cactus_figure(rows: Sequence[Row], looks: Mapping[str, Look], question: str,
                 marks.append(looks[verifier].mark(*taken[-1]))
     attacks = "attacks included" if question == "verify" else "without attacks"
     notes = [f"Dotted, unmarked: {BEST}, the time of whoever settled it first, {attacks}."] * (BEST in times)
-    notes += [shortened(note, width) for note in SMOOTHED_NOTE.split(": ")] * (subject != NETWORK and len(times) > 1)
+    notes += [shortened(note, width) for note in SMOOTHED_NOTE.replace(": ", ":\n").split("\n")] * (
+        subject != NETWORK and len(times) > 1
+    )
     silent = [v for v, own in times.items() if not own]
     notes += [shortened(f"None decided by: {', '.join(silent)}.", width)] * bool(silent)
     key, below = legend([looks[v] for v, own in times.items() if own and v != BEST], bottom + BELOW, width, notes)
