@@ -59,7 +59,7 @@ def overhead(count: int, jobs: int) -> str:
     with tempfile.TemporaryDirectory() as place:
         folder, times = Path(place), []
         suite = load_suite(write_suite(folder, count))
-        run(suite, out=folder / "out", jobs=jobs, progress=lambda *_: times.append(time.perf_counter()))
+        run(suite, out=folder / "out", jobs=jobs, audit=False, progress=lambda *_: times.append(time.perf_counter()))
         rows = list(iterate_rows(folder / "out"))
     beside = sorted(1000 * (row.wall_seconds - (row.verifier_seconds or 0.0)) for row in rows)
     inside = 1000 * statistics.fmean(row.verifier_seconds or 0.0 for row in rows)
