@@ -9,7 +9,7 @@ if [ $# -ne 6 ] || [ "$1" != v1 ]; then
     exit 2
 fi
 . "$(dirname -- "$0")/verifkit.sh"
-: >"$5" || exit 1 # before the search: no answer of an earlier run may stay, and none be lost for want of a folder
+true >"$5" || exit 1 # before the search: no answer of an earlier run may stay, and none be lost for want of a folder
 answer=$(mktemp "${TMPDIR:-/tmp}/verifkit.XXXXXX") || exit 1
 asked=
 trap 'rm -f "$answer"' EXIT

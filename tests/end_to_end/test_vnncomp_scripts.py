@@ -96,6 +96,15 @@ def test_a_mistake_is_an_error_in_the_results(tmp_path: Path) -> None:
     assert (tmp_path / "r").read_text() == "error\n"
 
 
+def test_the_results_file_is_looked_to_before_the_search(tmp_path: Path) -> None:
+    """No answer is lost for want of a folder."""
+    asks = tmp_path / "asked"
+    nowhere = tmp_path / "missing" / "r"
+    done = script("run_instance.sh", "v1", "t", MODEL, HOLDING, nowhere, 9, VERIFKIT=f"touch {asks}")
+    assert done.returncode == 1
+    assert not asks.exists()
+
+
 def test_a_run_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
     environ = {**os.environ, **HERE, MARK: mark, "TMPDIR": str(tmp_path)}
@@ -103,6 +112,7 @@ def test_a_run_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
     command = [SCRIPTS / "run_instance.sh", "v1", "t", hard, HOLDING, tmp_path / "r", "300"]
     slow = f"{HERE['VERIFKIT']} --debug"
     environ["VERIFKIT"] = slow
+    (tmp_path / "r").write_text("unsat\n")  # of an earlier run
     running = subprocess.Popen(
         list(map(str, command)), env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -113,6 +123,7 @@ def test_a_run_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
     running.wait(10)
     assert not wait_until_gone(mark, 3.0)
     assert not list(tmp_path.glob("verifkit.*"))
+    assert (tmp_path / "r").read_text() == ""
 
 
 def test_verifkit_asks_verifkit(monkeypatch: pytest.MonkeyPatch) -> None:

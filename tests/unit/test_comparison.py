@@ -96,6 +96,13 @@ def test_answers_that_may_be_wrong_by_chance_contradict_nothing(tmp_path: Path) 
     assert (len(found.contradicted), len(found.otherwise)) == (0, 1)  # another subject
 
 
+def test_a_violation_that_no_replay_confirms_contradicts_nothing(tmp_path: Path) -> None:
+    """As in the audit of a merged folder."""
+    found = compared(tmp_path, [q(0, "milp")], [q(0, "milp", "VIOLATED", witness=None)])
+    assert (len(found.contradicted), len(found.otherwise)) == (0, 1)
+    assert len(compared(tmp_path, [q(0, "milp")], [q(0, "milp", "VIOLATED")]).contradicted) == 1
+
+
 def test_radii(tmp_path: Path) -> None:
     a = [
         radius_row("milp", c, f, i)
