@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from verifkit.bench.audit.contradictions import sample_key
-from verifkit.bench.rows.frame import NETWORK, answers, records
+from verifkit.bench.rows.frame import NETWORK, records
 from verifkit.radius import LARGEST
 
 Row = dict[str, Any]
@@ -46,7 +46,7 @@ def unattacked(df: pd.DataFrame) -> list[Unattacked]:
     for row in records(df):
         if row["kind"] == "falsifier" and row["question"] == "verify":
             attacks[_key(row)].append(row)
-    reasons = (_reason(row, attacks[_key(row)]) for row in records(answers(df)) if row["verdict"] == "HOLDS")
+    reasons = (_reason(row, attacks[_key(row)]) for row in records(df[df["audit"] == ""]) if row["verdict"] == "HOLDS")
     counts = Counter(reason for reason in reasons if reason is not None)
     return [Unattacked(reason, counts[reason]) for reason in Reason if counts[reason]]
 
