@@ -56,8 +56,8 @@ def bench(
 
     Rows go to DIR/rows.jsonl as they come; the same command again goes on where it stopped.
     """
-    from verifkit.bench.report.terminal import plural
     from verifkit.bench.running.runner import run
+    from verifkit.bench.suites.overview import plural
     from verifkit.bench.suites.suite import load_suite
     from verifkit.budget import Budget
 

@@ -35,13 +35,13 @@ from verifkit.bench.report.terminal import (
     norm_name,
     number,
     percent,
-    plural,
     radius_text,
     seconds,
     smoothed_ones,
 )
 from verifkit.bench.rows.frame import SMOOTHED, answers, audits, grouped, load_rows, records
 from verifkit.bench.rows.whole_file import whole_file
+from verifkit.bench.suites.overview import plural
 
 Row = dict[str, Any]
 PAGE_BYTES = 1_900_000

@@ -15,8 +15,9 @@ import pandas as pd
 
 from verifkit.bench.report.scores import REASONS, REFUSED, certified_accuracy, radius_table, verdict_table
 from verifkit.bench.report.sections import by_subject
-from verifkit.bench.report.terminal import ABSENT, norm_name, number, plural, radius_text, verdict_sentence
+from verifkit.bench.report.terminal import ABSENT, norm_name, number, radius_text, verdict_sentence
 from verifkit.bench.rows.frame import NETWORK, grouped, records
+from verifkit.bench.suites.overview import plural
 
 Row = dict[str, Any]
 CUT = "Cut short: inputs whose search lost a radius to the limit of time or memory. "

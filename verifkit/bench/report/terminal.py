@@ -14,6 +14,7 @@ from verifkit.bench.audit.contradictions import NORM_NAMES
 from verifkit.bench.audit.review import Review, review
 from verifkit.bench.report.scores import REASONS, radius_table, verdict_table
 from verifkit.bench.rows.frame import SMOOTHED, Row, records
+from verifkit.bench.suites.overview import plural
 from verifkit.radius import shorten
 
 Table = tuple[list[str], list[list[str]]]
@@ -73,10 +74,6 @@ def seconds(value: float) -> str:
 def percent(value: float) -> str:
     """A share in [0, 1] as a percentage with one decimal."""
     return ABSENT if math.isnan(value) else f"{100 * value:.1f}%"
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def norm_name(norm: str) -> str:

@@ -30,16 +30,8 @@ _TEXT = (
 
 _NUMBER = (
     *("radius", "index", "label", "predicted", "timeout", "memory_limit", "seed", "repeat", "certified", "falsified"),
-    *(
-        "node_limit",
-        "sample_limit",
-        "margin",
-        "wall_seconds",
-        "verifier_seconds",
-        "load_seconds",
-        "cpu_seconds",
-        "peak_memory_bytes",
-    ),
+    *("node_limit", "sample_limit", "margin"),
+    *("wall_seconds", "verifier_seconds", "load_seconds", "cpu_seconds", "peak_memory_bytes"),
 )
 
 

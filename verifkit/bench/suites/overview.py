@@ -35,8 +35,8 @@ def overview(suite: Suite, *, limits: Budget, jobs: int, seed: int, repeats: int
     models = len({row.instance.model_path for row in rows})
     questions = len({row.instance.bare() for row in rows})
     lines = [
-        f"{suite.name}: {_count(questions, 'question')} about {_count(models, 'model')}, "
-        f"{_count(len(suite.verifiers), 'verifier')}, {_count(len(rows) * repeats, 'row')}",
+        f"{suite.name}: {plural(questions, 'question')} about {plural(models, 'model')}, "
+        f"{plural(len(suite.verifiers), 'verifier')}, {plural(len(rows) * repeats, 'row')}",
         "questions:",
         *_aligned(_question_lines(rows, repeats)),
         "verifiers:",
@@ -66,7 +66,7 @@ def _question_lines(rows: Sequence[_Row], repeats: int) -> list[tuple[str, ...]]
         key = (_kind(row.instance), row.instance.model_name, _about(row.instance))
         asked.setdefault(key, set()).add(row.instance.bare())
         answers[key] += repeats
-    return [(*key, _count(len(asked[key]), "question"), _count(answers[key], "row")) for key in asked]
+    return [(*key, plural(len(asked[key]), "question"), plural(answers[key], "row")) for key in asked]
 
 
 def _kind(instance: Instance) -> str:
@@ -91,7 +91,7 @@ def _verifier_lines(
         name = choice.name if choice.label in ("", choice.name) else f"{choice.label} ({choice.name})"
         options = " ".join(f"{key}={value}" for key, value in choice.options.items()) or "default options"
         note = ", ".join(f"{n * repeats} of them unsupported: it has no l{norm}" for norm, n in refused.items())
-        lines.append((name, options, _count(len(own) * repeats, "row") + (f", {note}" if note else "")))
+        lines.append((name, options, plural(len(own) * repeats, "row") + (f", {note}" if note else "")))
     return lines
 
 
@@ -119,9 +119,9 @@ def _worst(rows: Sequence[_Row], repeats: int, jobs: int) -> str:
     seconds = [row.limits.seconds for row in rows]
     free = sum(s is None for s in seconds)
     if free:
-        return f"no bound, for {_count(free * repeats, 'row')} without a timeout"
+        return f"no bound, for {plural(free * repeats, 'row')} without a timeout"
     total = repeats * sum(s for s in seconds if s is not None) / jobs
-    return f"{_duration(total)} with {_count(jobs, 'worker')}, and what loading the models takes"
+    return f"{_duration(total)} with {plural(jobs, 'worker')}, and what loading the models takes"
 
 
 def _duration(seconds: float) -> str:
@@ -131,8 +131,8 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _aligned(lines: Iterable[tuple[str, ...]]) -> list[str]:
